@@ -1,0 +1,187 @@
+"""The two dialects of the GPU text: all that differs between Metal and CUDA, as two preludes.
+
+Below its prelude a kernel's text is the same in both. It uses these names:
+
+    KERNEL(name, threads) IN OUT PARAMS   the signature; PARAM(i) is the i-th 64-bit parameter word
+    GROUP THREAD SIMDGROUP LANE           ids; a simdgroup (a warp) has 32 lanes
+    LOCAL(T, name, count)                 an array in threadgroup memory
+    LOCAL_SPAN(T, name, all, count)       the part of such an array that is this simdgroup's
+    GROUP_BARRIER SIMD_BARRIER            with _DEVICE: also orders stores into device memory
+    DEVICE THREADGROUP                    qualifiers of pointers into those memories
+    lane_xor(x, d)                        the value of lane LANE ^ d
+    COUNT(buffer, at)                     adds one, atomically
+    math_*, min_nan, max_nan, is_nan      float functions that do not rely on fast math
+    index_t, uindex_t                     the type of addresses: 64 bits, or 32 where they suffice
+
+The parameters are 64-bit words: an i64, or an i32, f32 or bool in the low half of one; after them
+comes a word for each buffer, at which of its elements the kernel's data begins. Metal reads them
+from a buffer (metalcompute has neither setBytes nor offsets), CUDA has them in the argument list.
+"""
+
+from __future__ import annotations
+
+GROUP_MEMORY = 32 * 1024
+"""Bytes of threadgroup memory that a kernel may use: Metal's limit, kept for CUDA too."""
+MAX_BUFFERS = 31
+
+_METAL = """\
+#include <metal_stdlib>
+using namespace metal;
+typedef {metal_index} index_t;
+typedef u{metal_index} uindex_t;
+#define FUNC inline
+#define DEVICE device
+#define THREADGROUP threadgroup
+#define KERNEL(name, threads) [[max_total_threads_per_threadgroup(threads)]] kernel void name
+#define IN(T, name, slot) device const T* name [[buffer(slot)]]
+#define OUT(T, name, slot) device T* name [[buffer(slot)]]
+#define PARAMS(slot, count) constant long* params [[buffer(slot)]], \\
+    uint GROUP [[threadgroup_position_in_grid]], uint THREAD [[thread_position_in_threadgroup]], \\
+    uint LANE [[thread_index_in_simdgroup]], uint SIMDGROUP [[simdgroup_index_in_threadgroup]]
+#define PARAM(i) params[i]
+#define LOCAL(T, name, count) threadgroup T name[count]
+#define LOCAL_SPAN(T, name, all, count) threadgroup T* name = all + SIMDGROUP * count
+#define GROUP_BARRIER() threadgroup_barrier(mem_flags::mem_threadgroup)
+#define GROUP_BARRIER_DEVICE() \\
+    threadgroup_barrier(mem_flags::mem_threadgroup | mem_flags::mem_device)
+#define SIMD_BARRIER() simdgroup_barrier(mem_flags::mem_threadgroup)
+#define SIMD_BARRIER_DEVICE() \\
+    simdgroup_barrier(mem_flags::mem_threadgroup | mem_flags::mem_device)
+#define COUNT(buffer, at) \\
+    atomic_fetch_add_explicit((device atomic_int*)(buffer) + (at), 1, memory_order_relaxed)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#define as_int(x) as_type<int>(x)
+#define as_float(x) as_type<float>(int(x))
+#define math_sqrt(x) precise::sqrt(x)
+#define math_exp(x) precise::exp(x)
+#define math_log(x) precise::log(x)
+#define math_sin(x) precise::sin(x)
+#define math_cos(x) precise::cos(x)
+#define math_tanh(x) precise::tanh(x)
+#define math_floor(x) floor(x)
+#define math_ceil(x) ceil(x)
+#define math_trunc(x) trunc(x)
+#define math_rint(x) rint(x)
+#define math_abs(x) fabs(x)
+#define math_fma(x, y, z) fma(x, y, z)
+FUNC bool is_nan(float x) {{ return (as_int(x) & 0x7fffffff) > 0x7f800000; }}
+FUNC float min_nan(float x, float y) {{ return is_nan(x) ? x : is_nan(y) ? y : fmin(x, y); }}
+FUNC float max_nan(float x, float y) {{ return is_nan(x) ? x : is_nan(y) ? y : fmax(x, y); }}
+FUNC float lane_xor(float x, uint d) {{ return simd_shuffle_xor(x, ushort(d)); }}
+FUNC int lane_xor(int x, uint d) {{ return simd_shuffle_xor(x, ushort(d)); }}
+FUNC bool lane_xor(bool x, uint d) {{ return simd_shuffle_xor(int(x), ushort(d)) != 0; }}
+FUNC long lane_xor(long x, uint d) {{
+    return as_type<long>(simd_shuffle_xor(as_type<int2>(x), ushort(d)));
+}}
+"""
+
+_CUDA = """\
+typedef unsigned char uchar;
+typedef unsigned short ushort;
+typedef unsigned int uint;
+typedef {cuda_index} index_t;
+typedef unsigned {cuda_index} uindex_t;
+#define FUNC static __device__ __forceinline__
+#define DEVICE
+#define THREADGROUP
+#define KERNEL(name, threads) extern "C" __global__ void __launch_bounds__(threads) name
+#define IN(T, name, slot) const T* __restrict__ name
+#define OUT(T, name, slot) T* name
+template <int N> struct Words {{ long long word[N]; }};
+#define PARAMS(slot, count) const Words<count> params
+#define PARAM(i) params.word[i]
+#define GROUP blockIdx.x
+#define THREAD threadIdx.x
+#define LANE (threadIdx.x & 31)
+#define SIMDGROUP (threadIdx.x >> 5)
+#define LOCAL(T, name, count) __shared__ T name[count]
+#define LOCAL_SPAN(T, name, all, count) T* name = all + SIMDGROUP * count
+#define GROUP_BARRIER() __syncthreads()
+#define GROUP_BARRIER_DEVICE() __syncthreads()
+#define SIMD_BARRIER() __syncwarp()
+#define SIMD_BARRIER_DEVICE() __syncwarp()
+#define COUNT(buffer, at) atomicAdd((buffer) + (at), 1)
+#define UNROLL _Pragma("unroll")
+#define as_int(x) __float_as_int(x)
+#define as_float(x) __int_as_float(int(x))
+#define math_sqrt(x) sqrtf(x)
+#define math_exp(x) expf(x)
+#define math_log(x) logf(x)
+#define math_sin(x) sinf(x)
+#define math_cos(x) cosf(x)
+#define math_tanh(x) tanhf(x)
+#define math_floor(x) floorf(x)
+#define math_ceil(x) ceilf(x)
+#define math_trunc(x) truncf(x)
+#define math_rint(x) rintf(x)
+#define math_abs(x) fabsf(x)
+#define math_fma(x, y, z) fmaf(x, y, z)
+#define lane_xor(x, d) __shfl_xor_sync(0xffffffffu, x, d)
+struct half {{
+    ushort bits;
+    half() = default;
+    FUNC_MEMBER explicit half(float x) {{ asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x)); }}
+    FUNC_MEMBER operator float() const {{
+        float x;
+        asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+        return x;
+    }}
+}};
+FUNC bool is_nan(float x) {{ return (as_int(x) & 0x7fffffff) > 0x7f800000; }}
+FUNC float min_nan(float x, float y) {{
+    float z;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+    return z;
+}}
+FUNC float max_nan(float x, float y) {{
+    float z;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+    return z;
+}}
+""".replace("FUNC_MEMBER", "__device__ __forceinline__")
+
+PRELUDES = {"metal": _METAL, "cuda": _CUDA}
+
+HELPERS = {
+    "int_min": "template <typename T> FUNC T int_min(T x, T y) { return x < y ? x : y; }",
+    "int_max": "template <typename T> FUNC T int_max(T x, T y) { return x < y ? y : x; }",
+    "int_abs": "template <typename T> FUNC T int_abs(T x) { return x < 0 ? T(uindex_t(0) - uindex_t(x)) : x; }",
+    "int_div": """\
+FUNC int int_div(int x, int y) {  // by 1 where the quotient has no value
+    return y == 0 || (y == -1 && x == int(0x80000000u)) ? x : x / y;
+}""",
+    "int_rem": "FUNC int int_rem(int x, int y) { return y == 0 || y == -1 ? 0 : x % y; }",
+    "from_bf16": "FUNC float from_bf16(ushort x) { return as_float(uint(x) << 16); }",
+    "to_bf16": """\
+FUNC ushort to_bf16(float x) {
+    const uint u = uint(as_int(x));
+    return ushort(is_nan(x) ? u >> 16 | 64u : (u + 0x7fffu + (u >> 16 & 1u)) >> 16);
+}""",
+    "to_i32": """\
+FUNC int to_i32(float x) {
+    if (is_nan(x)) return 0;
+    return x >= 2147483648.0f ? 0x7fffffff : x <= -2147483648.0f ? int(0x80000000u) : int(x);
+}""",
+    "to_i64": """\
+FUNC index_t to_i64(float x) {
+    const float end = sizeof(index_t) == 8 ? 9223372036854775808.0f : 2147483648.0f;
+    const uindex_t low = uindex_t(1) << (8 * sizeof(index_t) - 1);
+    if (is_nan(x)) return 0;
+    return x >= end ? index_t(low - 1) : x <= -end ? index_t(low) : index_t(x);
+}""",
+}
+"""Functions written once for both dialects; a text holds those that it calls."""
+
+BODY_MARK = "// ---- the same in Metal and CUDA from here on ----\n"
+
+
+def assemble(dialect: str, body: str, index: str = "i64", more: str = "") -> str:
+    """The compilable text of `body` in a dialect: its prelude (and `more` of it), the helpers that
+    it calls, itself."""
+    types = {
+        "metal_index": "long" if index == "i64" else "int",
+        "cuda_index": "long long" if index == "i64" else "int",
+    }
+    used = [text for name, text in HELPERS.items() if f"{name}(" in body or f"{name}<" in body]
+    shared = "".join(f"{text}\n" for text in used)
+    return PRELUDES[dialect].format(**types) + more + BODY_MARK + shared + body

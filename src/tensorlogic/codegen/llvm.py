@@ -1,0 +1,613 @@
+"""The LLVM printer: a kernel becomes one function that runs a part of its parallel range.
+
+    define void @NAME(ptr %args, i64 %lo, i64 %hi, ptr %scratch)
+
+`args` are 64-bit words: the addresses of the kernel's buffers, then its params (i64 as they are,
+i32 sign-extended, f32 as bits in the low half). [lo, hi) counts from the start of the range and is
+not empty. `scratch` is 64-byte aligned memory of the calling thread for the local buffers
+(`scratch_bytes`).
+
+Vector loops are written with `<lanes x T>` values, so no optimisation passes are needed. Each
+expression is emitted once per scope, as far out as what it depends on allows. Only `contract` is
+granted to float32 arithmetic: NaN, inf and the sign of zero are values here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tensorlogic.codegen.emit import Function, Module, Value, constant, suffix, vector
+from tensorlogic.codegen.instructions import (
+    BYTES,
+    STORED,
+    TYPES,
+    literal,
+    loaded,
+    operation,
+    stored,
+    zero,
+)
+from tensorlogic.codegen.interning import Interning
+from tensorlogic.kernels.ir import (
+    Barrier,
+    Buffer,
+    Check,
+    Expr,
+    Fold,
+    Kernel,
+    Loop,
+    Split,
+    Stmt,
+    Store,
+    const,
+    exprs_of,
+    nodes_of,
+    walk,
+)
+
+_ALIGN = 64
+_MASKED = 16  # lanes from which on the processor has masked loads and stores of any type
+
+
+class Scope:
+    """What is known at a point of the text: values by (expression, lanes), and what is bound.
+
+    `varying` are the indices and vars that differ from lane to lane; of these, `steps` are indices
+    that grow by one. A varying expression's value for one lane is that of lane 0. `active` is the
+    mask of the lanes that take part, None for all.
+    """
+
+    def __init__(
+        self,
+        parent: Scope | None,
+        lanes: int,
+        varying: frozenset[Expr],
+        steps: frozenset[Expr],
+    ) -> None:
+        self.parent, self.lanes, self.varying, self.steps = parent, lanes, varying, steps
+        self.values: dict[tuple[Expr, int], Value] = {}
+        self.bound: set[Expr] = set(parent.bound) if parent else set()
+        self.known_steps: dict[Expr, int | None] = {}
+        self.active: Value | None = parent.active if parent and parent.lanes == lanes else None
+
+    def find(self, e: Expr, lanes: int) -> Value | None:
+        scope: Scope | None = self
+        while scope is not None:
+            value = scope.values.get((e, lanes))
+            if value is not None:
+                return value
+            scope = scope.parent
+        return None
+
+
+class Emitter:
+    """Writes expressions and statements of the IR into a function.
+
+    A family that has values of its own binds them (`bind`), opens a scope of several lanes where
+    they are vectors (`scope`), and writes its statements with `block`.
+    """
+
+    def __init__(
+        self, f: Function, lanes: int, pointers: dict[Buffer, Value], written: set[Buffer]
+    ) -> None:
+        self.f, self.full, self.pointers = f, lanes, dict(pointers)
+        self.known = Interning(written)
+        self.here = Scope(None, 1, frozenset(), frozenset())
+        self._volatile: dict[tuple[Expr, int], Value] = {}
+
+    # Scopes and names
+
+    @contextmanager
+    def scope(
+        self, lanes: int = 0, varying: Sequence[Expr] = (), steps: Sequence[Expr] = ()
+    ) -> Iterator[None]:
+        """A scope inside the present one; with `lanes`, one where `varying` are vectors and `steps`
+        are indices of which the value of lane 0 is bound."""
+        outer = self.here
+        intern = self.known.intern
+        grown = frozenset(intern(e) for e in steps)
+        self.here = Scope(
+            outer,
+            lanes or outer.lanes,
+            outer.varying | {intern(e) for e in varying} | grown,
+            outer.steps | grown,
+        )
+        self._volatile.clear()
+        yield
+        self._volatile.clear()
+        self.here = outer
+
+    def bind(self, name: Expr, value: Value, lanes: int = 1) -> None:
+        """Give an index or var its value."""
+        leaf = self.known.intern(name)
+        self.here.values[leaf, lanes] = value
+        self.here.bound.add(leaf)
+
+    # Expressions
+
+    def scalar(self, e: Expr) -> Value:
+        """The value where it is uniform, else that of lane 0 (of what `step` knows)."""
+        return self._emit(self.known.intern(e), 1)
+
+    def vector(self, e: Expr) -> Value:
+        """The value in all lanes of this scope."""
+        return self._emit(self.known.intern(e), self.here.lanes)
+
+    def varies(self, e: Expr) -> bool:
+        return not self.here.varying.isdisjoint(self.known.free(e))
+
+    def step(self, e: Expr) -> int | None:
+        """By how much an i64 grows from lane to lane; None if not by a constant."""
+        if not self.varies(e):
+            return 0
+        if e not in self.here.known_steps:
+            self.here.known_steps[e] = self._find_step(e)
+        return self.here.known_steps[e]
+
+    def _find_step(self, e: Expr) -> int | None:
+        if e in self.here.steps:
+            return 1
+        if e.dtype != "i64" or e.op not in ("add", "sub", "mul"):
+            return None
+        a, b = (self.step(x) for x in e.args)
+        if a is None or b is None:
+            return None
+        if e.op == "mul":
+            for x, n in ((e.args[0], b), (e.args[1], a)):
+                if x.op == "const":
+                    return int(x.attr) * n
+            return None
+        return a + b if e.op == "add" else a - b
+
+    def _find(self, e: Expr, lanes: int) -> Value | None:
+        if e.op == "const":
+            return constant(TYPES[e.dtype], lanes, literal(e))
+        if self.known.volatile(e):
+            return self._volatile.get((e, lanes))
+        return self.here.find(e, lanes)
+
+    def _emit(self, root: Expr, lanes: int) -> Value:
+        stack = [(root, lanes)]
+        while stack:
+            e, n = stack[-1]
+            if self._find(e, n) is None:
+                missing = [d for d in self._needs(e, n) if self._find(*d) is None]
+                if missing:
+                    stack += reversed(missing)
+                    continue
+                target = self._volatile if self.known.volatile(e) else self.here.values
+                target[e, n] = self._write(e, n)
+            stack.pop()
+        value = self._find(root, lanes)
+        assert value is not None
+        return value
+
+    def _needs(self, e: Expr, lanes: int) -> list[tuple[Expr, int]]:
+        """What must be known before `_write` of it."""
+        if lanes > 1:
+            if not self.varies(e) or self._ramp(e) is not None:
+                return [(e if e.op != "cast" or not self.varies(e) else e.args[0], 1)]
+            if e.op == "load":
+                at, *where = e.args
+                return [(at, 1 if self.step(at) == 1 else lanes), *((w, lanes) for w in where)]
+        return [(a, lanes) for a in e.args]
+
+    def _ramp(self, e: Expr) -> int | None:
+        """The step of an i64 (or of one cast to i32) that is cheaper made from lane 0."""
+        wide = e.args[0] if e.op == "cast" and e.dtype == "i32" else e
+        return self.step(wide) if wide.dtype == "i64" else None
+
+    def _write(self, e: Expr, lanes: int) -> Value:
+        f = self.f
+        if lanes > 1:
+            element = TYPES[e.dtype]
+            if not self.varies(e):
+                return f.splat(element, lanes, self._value(e, 1))
+            step = self._ramp(e)
+            if step is not None:
+                first = self._value(e if e.dtype == "i64" else e.args[0], 1)
+                if e.dtype == "i32":
+                    first = f.cast("trunc", "i64", first, "i32")
+                ramp = ", ".join(f"{element} {step * i}" for i in range(lanes))
+                return f.op(
+                    "add", vector(element, lanes), f.splat(element, lanes, first), f"<{ramp}>"
+                )
+        if e.op == "load":
+            return self._load(e, lanes)
+        if e.op in ("index", "var", "param"):
+            raise KeyError(f"{e} is not bound")
+        return operation(f, e, lanes, [self._value(a, lanes) for a in e.args])
+
+    def _value(self, e: Expr, lanes: int) -> Value:
+        value = self._find(e, lanes)
+        assert value is not None
+        return value
+
+    # Memory
+
+    def _load(self, e: Expr, lanes: int) -> Value:
+        f, buffer = self.f, e.attr
+        at, *where = e.args
+        element, size = STORED[buffer.dtype], BYTES[buffer.dtype]
+        type_ = vector(element, lanes)
+        base = self.pointers[buffer]
+        guard = self._masked(self._value(where[0], lanes) if where else None, lanes)
+        nothing = zero(element, lanes)
+        if lanes == 1 and guard is not None:
+            with f.when(guard) as branch:
+                one = f.load(element, f.gep(element, base, self._value(at, 1)), size)
+                branch.otherwise()
+            raw = branch.merge(element, one, nothing)
+        elif lanes == 1 or self.step(at) == 1:
+            pointer = f.gep(element, base, self._value(at, 1))
+            if guard is None:
+                raw = f.load(type_, pointer, size)
+            else:
+                given = (("ptr", pointer), ("i32", str(size)), (vector("i1", lanes), guard))
+                name = f"llvm.masked.load.{suffix(type_)}.p0"
+                raw = f.call(type_, name, *given, (type_, nothing))
+        else:
+            places = self._scattered(buffer, at, guard, lanes)
+            name = f"llvm.masked.gather.{suffix(type_)}.v{lanes}p0"
+            raw = f.call(type_, name, *places, (type_, nothing))
+        return loaded(f, buffer.dtype, raw, lanes)
+
+    def _masked(self, guard: Value | None, lanes: int) -> Value | None:
+        """The guard of a load or store, of the lanes that take part."""
+        active = self.here.active if lanes > 1 else None
+        if guard is None or active is None:
+            return guard or active
+        return self.f.op("and", vector("i1", lanes), guard, active)
+
+    def _scattered(
+        self, buffer: Buffer, at: Expr, guard: Value | None, lanes: int
+    ) -> tuple[tuple[str, str], ...]:
+        """An address for each lane, its alignment and the mask, as gather and scatter take them."""
+        indices = f"{vector('i64', lanes)} {self._value(at, lanes)}"
+        text = (
+            f"getelementptr inbounds {STORED[buffer.dtype]}, ptr {self.pointers[buffer]}, {indices}"
+        )
+        mask = guard or constant("i1", lanes, "true")
+        return (
+            (vector("ptr", lanes), self.f.assign(text)),
+            ("i32", str(BYTES[buffer.dtype])),
+            (vector("i1", lanes), mask),
+        )
+
+    def _store(self, s: Store) -> None:
+        f, lanes = self.f, self.here.lanes
+        at, value = self.known.intern(s.at), self.known.intern(s.value)
+        where = None if s.where is None else self.known.intern(s.where)
+        if not any(self.varies(e) for e in (at, value, where) if e is not None):
+            lanes = 1
+        contiguous = lanes == 1 or self.step(at) == 1
+        self._emit(at, 1 if contiguous else lanes)
+        guard = self._masked(None if where is None else self._emit(where, lanes), lanes)
+        element, size = STORED[s.buffer.dtype], BYTES[s.buffer.dtype]
+        type_ = vector(element, lanes)
+        raw = stored(f, s.buffer.dtype, self._emit(value, lanes), lanes)
+        if not contiguous:
+            pointers, align, mask = self._scattered(s.buffer, at, guard, lanes)
+            name = f"llvm.masked.scatter.{suffix(type_)}.v{lanes}p0"
+            f.call("void", name, (type_, raw), pointers, align, mask)
+            return
+        pointer = f.gep(element, self.pointers[s.buffer], self._value(at, 1))
+        if guard is None:
+            f.store(type_, raw, pointer, size)
+        elif lanes == 1:
+            with f.when(guard):
+                f.store(type_, raw, pointer, size)
+        else:
+            given = (("ptr", pointer), ("i32", str(size)), (vector("i1", lanes), guard))
+            f.call("void", f"llvm.masked.store.{suffix(type_)}.p0", (type_, raw), *given)
+
+    def _check(self, s: Check) -> None:
+        f, lanes = self.f, self.here.lanes
+        type_ = vector("i1", lanes)
+        slot = self.scalar(s.slot)
+        failed = f.op("xor", type_, self.vector(s.ok), constant("i1", lanes, "true"))
+        if self.here.active is not None:
+            failed = f.op("and", type_, failed, self.here.active)
+        some = failed
+        if lanes > 1:
+            some = f.call("i1", f"llvm.vector.reduce.or.v{lanes}i1", (type_, failed))
+        with f.when(some):
+            count = "1"
+            if lanes > 1:
+                bits = f.cast("bitcast", type_, failed, f"i{lanes}")
+                wide = f.cast("zext", f"i{lanes}", bits, "i32")
+                count = f.intrinsic("ctpop", "i32", wide)
+            pointer = f.gep("i32", self.pointers[s.status], slot)
+            f.assign(f"atomicrmw add ptr {pointer}, i32 {count} monotonic")
+
+    # Statements
+
+    def block(self, body: Sequence[Stmt]) -> None:
+        for s in body:
+            self._volatile.clear()
+            if isinstance(s, Store):
+                self._store(s)
+            elif isinstance(s, Check):
+                self._check(s)
+            elif isinstance(s, Loop | Fold):
+                self._loop(s, self.scalar(s.start), self.scalar(s.stop))
+            else:
+                assert isinstance(s, Barrier)
+        self._volatile.clear()
+
+    def parallel(self, s: Stmt, lo: Value, hi: Value) -> None:
+        """The part [lo, hi) of the kernel's parallel range."""
+        f = self.f
+        if isinstance(s, Split):
+            before = "0"
+            for count, body in zip(s.counts, s.bodies, strict=True):
+                n = self.scalar(count)
+                first = f.smax(f.sub(lo, before), 0)
+                last = f.smin(f.sub(hi, before), n)
+                self._loop(Loop(s.index, const(0, "i64"), count, "serial", body), first, last)
+                before = f.add(n, before)
+        else:
+            assert isinstance(s, Loop)
+            start = self.scalar(s.start)
+            self._loop(s, f.add(lo, start), f.add(hi, start))
+
+    def _loop(self, s: Loop | Fold, start: Value, stop: Value) -> None:
+        """One loop, with what its turns share before it; a fold's results are bound after it."""
+        f = self.f
+        acc = s.acc if isinstance(s, Fold) else ()
+        init = [self.vector(e) for e in s.init] if isinstance(s, Fold) else []
+        shared = self._shared(s)
+        sure = s.kind in ("parallel", "flat") or _constant_turns(s) > 0
+        if sure or not any(self.known.loads(e) for e, _ in shared):
+            for e, n in shared:
+                self._emit(e, n)
+            result = self._turns(s, start, stop, init)
+        else:  # a load stands before the loop only if the loop runs at all
+            with f.when(f.icmp("slt", "i64", start, stop)) as branch:
+                with self.scope():
+                    for e, n in shared:
+                        self._emit(e, n)
+                    inner = self._turns(s, start, stop, init)
+                branch.otherwise()
+            types = [vector(TYPES[v.dtype], self.here.lanes) for v in acc]
+            result = [branch.merge(t, a, b) for t, a, b in zip(types, inner, init, strict=True)]
+        for v, value in zip(acc, result, strict=True):
+            if self.here.lanes > 1:
+                self.here.varying |= {self.known.intern(v)}
+                self.here.known_steps.clear()
+            self.bind(v, value, self.here.lanes)
+
+    def _shared(self, s: Loop | Fold) -> list[tuple[Expr, int]]:
+        """Expressions in a loop that its turns share, with the lanes in which they are used. Loads
+        of nested loops are left to those, which may not run."""
+        own = [e for t in s.body for e in exprs_of(t)]
+        own += s.step if isinstance(s, Fold) else ()
+        nested = [e for t in s.body if isinstance(t, Loop | Fold) for e in _inside(t)]
+        inner_lanes = self._lanes(s) if s.kind in ("vector", "flat") else self.here.lanes
+        out: list[tuple[Expr, int]] = []
+        ready: set[Expr] = set()
+        for roots, loads in ((own, True), (nested, False)):
+            for e in nodes_of(*(self.known.intern(r) for r in roots)):
+                if e in ready or e.op == "const":
+                    continue
+                bound = self.known.free(e) <= self.here.bound
+                if bound and not self.known.volatile(e) and (loads or not self.known.loads(e)):
+                    ready.add(e)
+                    if not e.args:
+                        continue
+                    flat = not self.varies(e) or self.step(e) is not None
+                    out.append((e, 1 if flat else self.here.lanes))
+                elif s.kind in ("vector", "flat") and e.op != "load":
+                    out += [(a, inner_lanes) for a in e.args if a in ready and a.dtype != "i64"]
+        return out
+
+    def _turns(self, s: Loop | Fold, start: Value, stop: Value, init: list[Value]) -> list[Value]:
+        if s.kind == "unrolled":
+            values = init
+            for i in range(s.start.attr, s.stop.attr):
+                values = self._turn(s, str(i), values)
+            return values
+        if s.kind in ("vector", "flat") and self.full > 1 and self._uniform_inside(s):
+            return self._vector_turns(s, start, stop, init)
+        return self._serial_turns(s, start, stop, init)
+
+    def _serial_turns(
+        self, s: Loop | Fold, start: Value, stop: Value, init: list[Value]
+    ) -> list[Value]:
+        acc = s.acc if isinstance(s, Fold) else ()
+        types = [vector(TYPES[v.dtype], self.here.lanes) for v in acc]
+        with self.f.loop(start, stop, 1, list(zip(types, init, strict=True))) as loop:
+            loop.next = self._turn(s, loop.index, loop.carried)
+        return list(loop.carried)
+
+    def _turn(
+        self,
+        s: Loop | Fold,
+        index: Value,
+        values: Sequence[Value],
+        lanes: int = 0,
+        active: Value | None = None,
+    ) -> list[Value]:
+        """One turn of a loop (`lanes` turns side by side); the accumulators' new values."""
+        acc = s.acc if isinstance(s, Fold) else ()
+        wide = lanes or self.here.lanes
+        varying = acc if wide > 1 else ()
+        with self.scope(lanes, varying, (s.index,) if lanes > 1 else ()):
+            self.here.active = active or self.here.active
+            self.bind(s.index, index)
+            for v, value in zip(acc, values, strict=True):
+                self.bind(v, value, wide)
+            self.block(s.body)
+            following = [self.vector(e) for e in s.step] if isinstance(s, Fold) else []
+            if active is None:
+                return following
+            return [
+                self.f.select(active, vector(TYPES[v.dtype], wide), new, old, wide)
+                for v, new, old in zip(acc, following, values, strict=True)
+            ]
+
+    def _uniform_inside(self, s: Loop | Fold) -> bool:
+        """Whether all lanes go through the nested loops alike."""
+        nested = [t for t in walk(s.body) if isinstance(t, Loop | Fold)]
+        changing = {v for t in (s, *nested) if isinstance(t, Fold) for v in t.acc} | {s.index}
+        leaves = {self.known.intern(v) for v in changing}
+        bounds = (self.known.intern(e) for t in nested for e in (t.start, t.stop))
+        return all(leaves.isdisjoint(self.known.free(e)) for e in bounds)
+
+    def _vector_turns(
+        self, s: Loop | Fold, start: Value, stop: Value, init: list[Value]
+    ) -> list[Value]:
+        """Lanes side by side, then what is left: with a mask where the processor has masks, else
+        one by one. A fold keeps several vectors, because each turn waits for the one before."""
+        f, lanes = self.f, self._lanes(s)
+        acc = s.acc if isinstance(s, Fold) else ()
+        types = [vector(TYPES[v.dtype], lanes) for v in acc]
+        values = [f.splat(TYPES[v.dtype], lanes, x) for v, x in zip(acc, init, strict=True)]
+        if _constant_turns(s) in range(lanes, 8 * lanes + 1, lanes):
+            for i in range(s.start.attr, s.stop.attr, lanes):
+                values = self._turn(s, str(i), values, lanes)
+            return self._across(s, values, lanes)
+        copies = self._copies(s)
+        at, values = self._wide_loop(s, start, stop, values, copies)
+        if self.full >= _MASKED:
+            carry = list(zip(types, values, strict=True))
+            with f.loop(at, stop, lanes, carry) as loop:
+                active = self._first_lanes(f.sub(stop, loop.index), lanes)
+                loop.next = self._turn(s, loop.index, loop.carried, lanes, active)
+            return self._across(s, list(loop.carried), lanes)
+        if copies > 1:
+            at, values = self._wide_loop(s, at, stop, values, 1)
+        return self._serial_turns(s, at, stop, self._across(s, values, lanes))
+
+    def _wide_loop(
+        self, s: Loop | Fold, start: Value, stop: Value, values: list[Value], copies: int
+    ) -> tuple[Value, list[Value]]:
+        """Whole vectors, `copies` a turn with their own accumulators; where it ends."""
+        f, n, lanes = self.f, len(values), self._lanes(s)
+        types = [vector(TYPES[v.dtype], lanes) for v in s.acc] if isinstance(s, Fold) else []
+        carry = list(zip(types, values, strict=True)) * copies
+        with f.loop(start, f.sub(stop, lanes * copies - 1), lanes * copies, carry) as loop:
+            loop.next = [
+                value
+                for c in range(copies)
+                for value in self._turn(
+                    s, f.add(loop.index, lanes * c), loop.carried[n * c : n * c + n], lanes
+                )
+            ]
+        parts = [list(loop.carried[n * c : n * c + n]) for c in range(copies)]
+        while len(parts) > 1:
+            pairs = zip(parts[::2], parts[1::2], strict=True)
+            parts = [self._merged(s, a, b, lanes) for a, b in pairs]
+        return loop.index, parts[0]
+
+    def _first_lanes(self, count: Value, lanes: int) -> Value:
+        """The mask of the first `count` lanes."""
+        f = self.f
+        narrow = f.cast("trunc", "i64", f.smin(count, lanes), "i32")
+        type_ = vector("i32", lanes)
+        numbers = ", ".join(f"i32 {i}" for i in range(lanes))
+        return f.icmp("sgt", type_, f.splat("i32", lanes, narrow), f"<{numbers}>")
+
+    def _lanes(self, s: Loop | Fold) -> int:
+        """How many turns of a vector loop go side by side: a short constant loop leaves no rest."""
+        count = _constant_turns(s)
+        return next((n for n in (16, 8, 4) if n <= self.full and count % n == 0 < count), self.full)
+
+    def _copies(self, s: Loop | Fold) -> int:
+        """How many vectors of accumulators a fold keeps: fewer where a turn is long in itself."""
+        if not isinstance(s, Fold) or any(isinstance(t, Loop | Fold) for t in s.body):
+            return 1
+        roots = (self.known.intern(e) for t in s.body for e in exprs_of(t))
+        steps = (self.known.intern(e) for e in s.step)
+        work = len([e for e in nodes_of(*roots, *steps) if e.args and e.dtype != "i64"])
+        return 4 if work <= 8 else 2 if work <= 16 else 1
+
+    def _across(self, s: Loop | Fold, values: list[Value], lanes: int) -> list[Value]:
+        """The lanes of each accumulator merged into one."""
+        f = self.f
+        acc = s.acc if isinstance(s, Fold) else ()
+        while acc and lanes > 1:
+            lanes //= 2
+            halves: list[list[Value]] = []
+            for low in (0, lanes):
+                pick = range(low, low + lanes)
+                half = [
+                    f.shuffle(vector(TYPES[v.dtype], 2 * lanes), x, "poison", pick)
+                    if lanes > 1
+                    else f.assign(f"extractelement {vector(TYPES[v.dtype], 2)} {x}, i32 {low}")
+                    for v, x in zip(acc, values, strict=True)
+                ]
+                halves.append(half)
+            values = self._merged(s, halves[0], halves[1], lanes)
+        return values
+
+    def _merged(
+        self, s: Loop | Fold, left: list[Value], right: list[Value], lanes: int
+    ) -> list[Value]:
+        if not isinstance(s, Fold):
+            return []
+        with self.scope(lanes, (*s.left, *s.right) if lanes > 1 else ()):
+            for names, values in ((s.left, left), (s.right, right)):
+                for v, value in zip(names, values, strict=True):
+                    self.bind(v, value, lanes)
+            return [self.vector(e) for e in s.merge]
+
+
+def _inside(s: Loop | Fold) -> Iterator[Expr]:
+    """The expressions of a nested loop's turns."""
+    if isinstance(s, Fold):
+        yield from s.step
+    for t in walk(s.body):
+        yield from exprs_of(t)
+
+
+def _constant_turns(s: Loop | Fold) -> int:
+    """How many turns a loop has, 0 if that is known at run time only."""
+    constant_bounds = s.start.op == s.stop.op == "const"
+    return max(s.stop.attr - s.start.attr, 0) if constant_bounds else 0
+
+
+def scratch_bytes(kernel: Kernel) -> Expr:
+    """How much scratch memory each thread needs, in bytes: an i64 of the kernel's params."""
+    return _layout(kernel)[1]
+
+
+def _layout(kernel: Kernel) -> tuple[list[tuple[Buffer, Expr]], Expr]:
+    """The offset of each local buffer in the scratch memory, and the end of the last one."""
+    end: Expr = const(0, "i64")
+    places = []
+    for b in kernel.locals:
+        assert b.size is not None
+        places.append((b, end))
+        end = end + ((b.size * BYTES[b.dtype] + (_ALIGN - 1)) & -_ALIGN)
+    return places, end
+
+
+def emit_kernel(module: Module, kernel: Kernel, name: str, lanes: int) -> None:
+    """Add the kernel's function to a module. `lanes` is the vector width in float32: 16 with
+    AVX-512, 8 with AVX2, 4 with NEON; 1 makes scalar code."""
+    args = [("ptr", "args"), ("i64", "lo"), ("i64", "hi"), ("ptr", "scratch")]
+    f = module.function(name, args)
+    pointers = {b: f.load("ptr", f.gep("i64", "%args", i), 8) for i, b in enumerate(kernel.buffers)}
+    written = {s.buffer for s in walk(kernel.body) if isinstance(s, Store)}
+    emitter = Emitter(f, lanes, pointers, written)
+    for i, p in enumerate(kernel.params, len(kernel.buffers)):
+        word = f.load("i64", f.gep("i64", "%args", i), 8)
+        if p.dtype != "i64":
+            word = f.cast("trunc", "i64", word, "i1" if p.dtype == "bool" else "i32")
+        if p.dtype == "f32":
+            word = f.cast("bitcast", "i32", word, "float")
+        emitter.bind(p, word)
+    for b, offset in _layout(kernel)[0]:
+        emitter.pointers[b] = f.gep("i8", "%scratch", emitter.scalar(offset))
+    emitter.block(kernel.body[:-1])
+    emitter.parallel(kernel.body[-1], "%lo", "%hi")
+    f.ret()
+
+
+def render(kernel: Kernel, name: str, lanes: int) -> str:
+    """A module's text with this one kernel."""
+    module = Module()
+    emit_kernel(module, kernel, name, lanes)
+    return module.text()

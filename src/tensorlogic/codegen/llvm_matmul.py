@@ -1,0 +1,444 @@
+"""The matmul family for the CPU: one function for each `Matmul`, all extents and strides run-time.
+
+The parallel range is made of strips: STRIP rows of one block of `nb` columns of one batch entry,
+rows fastest. A thread takes consecutive strips of a block together (at most `max_rows` rows): for
+each slice of K it packs their part of A and of B into its scratch memory as float32 panels, in the
+order in which the micro-kernel reads them, and adds the products to a float32 block of C, also in
+scratch. After the last slice the epilogue runs over that block as a kernel of the IR.
+
+The blocking is that of K. Goto and R. van de Geijn, Anatomy of High-Performance Matrix
+Multiplication, ACM TOMS 34(3), 2008: a micro-kernel keeps mr x nr accumulators in registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tensorlogic.codegen.emit import Function, Module, Value, vector
+from tensorlogic.codegen.instructions import BYTES, STORED, loaded
+from tensorlogic.codegen.llvm import Emitter
+from tensorlogic.kernels.ir import Buffer, Expr, Loop, Stmt, Store, load, nodes_of, param
+from tensorlogic.kernels.spec import ACC, BATCH, COL, MATMUL_PARAMS, ROW, Matmul
+
+_PAD = 32
+"""Floats between panels: panels a multiple of 4 KiB apart would share the same sets of the L1."""
+_FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The blocking for a vector width: `mr` rows x `nv` vectors in registers, `kc` of K packed at
+    a time, blocks of `panels` x nr columns, at most `strips` strips of `strip_panels` x mr rows."""
+
+    lanes: int
+    mr: int
+    nv: int
+    kc: int = 384
+    panels: int = 8
+    strip_panels: int = 4
+    strips: int = 8
+
+    @property
+    def nr(self) -> int:
+        return self.nv * self.lanes
+
+    @property
+    def nb(self) -> int:
+        return self.panels * self.nr
+
+    @property
+    def strip(self) -> int:
+        return self.strip_panels * self.mr
+
+    @property
+    def max_rows(self) -> int:
+        return self.strips * self.strip
+
+    @property
+    def ldc(self) -> int:
+        """Floats from row to row of the block of C."""
+        return self.nb + 16
+
+    @property
+    def a_floats(self) -> int:
+        return self.strips * self.strip_panels * (self.kc * self.mr + _PAD)
+
+    @property
+    def b_floats(self) -> int:
+        return self.panels * (self.kc * self.nr + _PAD)
+
+    @property
+    def scratch_bytes(self) -> int:
+        overrun = self.lanes  # a transposing store writes whole vectors
+        return _FLOAT * (self.a_floats + self.b_floats + self.max_rows * self.ldc + overrun)
+
+
+TILES = {
+    16: Tile(16, mr=12, nv=2),
+    8: Tile(8, mr=6, nv=2, panels=16, strip_panels=8),
+    4: Tile(4, mr=8, nv=3, panels=16, strip_panels=6),
+}
+"""By lanes: AVX-512 has 32 registers of 16, AVX2 16 of 8, NEON 32 of 4."""
+
+
+def units(
+    spec: Matmul, M: int, N: int, batches: int, lanes: int, threads: int
+) -> tuple[int, int, int]:
+    """(work, chunk, scratch bytes) of a launch: chunks are as large as an even load allows."""
+    tile = TILES[lanes]
+    strips = -(-M // tile.strip)
+    columns = -(-N // tile.nb) * batches
+    work = strips * columns
+
+    def cost(chunk: int) -> float:
+        # In rows of a block: each chunk also packs B, which costs as much as 24 rows' products.
+        turns = -(-columns * -(-strips // chunk) // threads)
+        return turns * (min(chunk, strips) * tile.strip + 24)
+
+    chunk = min(range(1, tile.strips + 1), key=cost) if work else 1
+    return work, chunk, tile.scratch_bytes
+
+
+def matmul_kernel(spec: Matmul, name: str, lanes: int, tile: Tile | None = None) -> str:
+    """A module with `void name(ptr args, i64 lo, i64 hi, ptr scratch)`.
+
+    The argument words are those of the spec: the addresses of a, b and its buffers, then
+    MATMUL_PARAMS and its params.
+    """
+    module = Module()
+    tile = tile or TILES[lanes]
+    _pack(module, "pack_a", spec.a_dtype, _packing(spec.a_contiguous), tile.mr, tile)
+    _pack(module, "pack_b", spec.b_dtype, _packing(spec.b_contiguous), tile.nr, tile)
+    heights = _heights(tile)
+    for rows in heights:
+        _micro_kernel(module, rows, tile)
+    _Driver(module, spec, name, tile).write(heights)
+    return module.text()
+
+
+def _packing(contiguous: str | None) -> str | None:
+    """A panel's own name for the axis whose stride is 1: "k", or its "rows" (m or n)."""
+    return contiguous if contiguous in ("k", None) else "rows"
+
+
+def _heights(tile: Tile) -> list[int]:
+    """The micro-kernels: the last rows of a matrix take the lowest one that holds them."""
+    return [rows for rows in (tile.mr // 3, 2 * tile.mr // 3) if rows] + [tile.mr]
+
+
+def _ceil_div(f: Function, a: Value, b: int) -> Value:
+    return f.op("sdiv", "i64", f.add(a, b - 1), str(b))
+
+
+def _micro_kernel(module: Module, rows: int, tile: Tile) -> None:
+    """c[rows, nr] (+)= a[kc, mr] (its first rows) * b[kc, nr]; `more` is false for the first kc."""
+    args = [("i64", "kc"), ("ptr noalias", "a"), ("ptr noalias", "b"), ("ptr noalias", "c")]
+    f = module.function(
+        f"multiply{rows}", [*args, ("i1", "more")], "void", "nounwind noinline", "internal"
+    )
+    type_ = vector("float", tile.lanes)
+    at = [
+        f.gep("float", "%c", r * tile.ldc + v * tile.lanes)
+        for r in range(rows)
+        for v in range(tile.nv)
+    ]
+    with f.when("%more") as branch:
+        old = [f.load(type_, p, 64) for p in at]
+        branch.otherwise()
+    start = [branch.merge(type_, x, "zeroinitializer") for x in old]
+    carry = [*((type_, x) for x in start), ("ptr", "%a"), ("ptr", "%b")]
+    with f.loop(0, "%kc", carry=carry) as k:
+        *sums, a, b = k.carried
+        columns = [f.load(type_, f.gep("float", b, v * tile.lanes), 64) for v in range(tile.nv)]
+        for r in range(rows):
+            one = f.splat("float", tile.lanes, f.load("float", f.gep("float", a, r), 4))
+            for v, column in enumerate(columns):
+                i = r * tile.nv + v
+                sums[i] = f.intrinsic("fma", type_, one, column, sums[i])
+        k.next = [*sums, f.gep("float", a, tile.mr), f.gep("float", b, tile.nr)]
+    for x, p in zip(k.carried, at, strict=False):
+        f.store(type_, x, p, 64)
+    f.ret()
+
+
+def _pack(
+    module: Module, name: str, dtype: str, contiguous: str | None, width: int, tile: Tile
+) -> None:
+    """`panels` panels of `width` rows: to[panel][k][row] = float32 of source[row * rs + k * ks].
+
+    `rows` are there to read. A panel that reaches beyond them repeats the last one: those products
+    are never stored.
+    """
+    args = [("ptr noalias", "source"), ("i64", "rs"), ("i64", "ks"), ("i64", "rows")]
+    args += [("i64", "panels"), ("i64", "kc"), ("ptr noalias", "to")]
+    f = module.function(name, args, "void", "nounwind noinline", "internal")
+    element, lanes = STORED[dtype], tile.lanes
+    last = f.sub("%rows", 1)
+    stride = f.add(f.mul("%kc", width), _PAD)
+
+    def row_pointer(row: Value) -> Value:
+        return f.gep(element, "%source", f.mul(f.smin(row, last), "%rs"))
+
+    def load(pointer: Value, n: int) -> Value:
+        return loaded(f, dtype, f.load(vector(element, n), pointer, BYTES[dtype]), n)
+
+    def one_by_one(panel: Value, k_start: Value, k_stop: Value) -> None:
+        to = f.gep("float", "%to", f.mul(panel, stride))
+        with f.loop(0, width) as r:
+            source = row_pointer(f.add(f.mul(panel, width), r.index))
+            with f.loop(k_start, k_stop) as k:
+                value = load(f.gep(element, source, f.mul(k.index, "%ks")), 1)
+                at = f.add(f.mul(k.index, width), r.index)
+                f.store("float", value, f.gep("float", to, at), 4)
+
+    if contiguous == "k":
+        # Whole cache lines of each row: rows a multiple of 4 KiB apart push each other out.
+        turn = max(64 // BYTES[dtype], lanes)
+        whole = f.op("and", "i64", "%kc", str(-turn))
+        with f.loop(0, "%panels") as p:
+            first = f.mul(p.index, width)
+            to = f.gep("float", "%to", f.mul(p.index, stride))
+            for group in range(0, width, lanes):
+                high = min(lanes, width - group)
+                rows = [row_pointer(f.add(first, group + i)) for i in range(high)]
+                with f.loop(0, whole, turn) as k:
+                    for part in range(0, turn, lanes):
+                        at = f.add(k.index, part)
+                        block = [load(f.gep(element, r, at), lanes) for r in rows]
+                        out = f.gep("float", to, f.add(f.mul(at, width), group))
+                        for i, line in enumerate(_transposed(f, block, lanes)):
+                            place = f.gep("float", out, i * width)
+                            f.store(vector("float", lanes), line, place, 4)
+            one_by_one(p.index, whole, "%kc")
+    elif contiguous == "rows":
+        vectors = range(0, width, lanes)
+        reach = len(vectors) * lanes  # a panel's last vector may read beyond it
+        room = f.op("sdiv", "i64", f.sub("%rows", reach - width), str(width))
+        whole = f.smin(f.smax(room, 0), "%panels")
+        with f.loop(0, "%kc") as k:
+            source = f.gep(element, "%source", f.mul(k.index, "%ks"))
+            to = f.gep("float", "%to", f.mul(k.index, width))
+            with f.loop(0, whole) as p:
+                start = f.gep(element, source, f.mul(p.index, width))
+                out = f.gep("float", to, f.mul(p.index, stride))
+                for v in vectors:
+                    line = load(f.gep(element, start, v), lanes)
+                    f.store(vector("float", lanes), line, f.gep("float", out, v), 4)
+        with f.loop(whole, "%panels") as p:
+            one_by_one(p.index, "0", "%kc")
+    else:
+        with f.loop(0, "%panels") as p:
+            one_by_one(p.index, "0", "%kc")
+    f.ret()
+
+
+def _transposed(f: Function, rows: Sequence[Value], lanes: int) -> list[Value]:
+    """The transpose of up to `lanes` vectors; missing rows are undefined.
+
+    Blocks of 4 x 4 within 128 bits first, then the blocks: each step is one instruction on x86.
+    """
+    type_ = vector("float", lanes)
+    given = [*rows, *["poison"] * (lanes - len(rows))]
+
+    def pick(a: Value, b: Value, lane: Sequence[int]) -> Value:
+        """Lanes of a (0..3) and b (4..7), within each 128 bits."""
+        mask = [
+            block + i % 4 + (lanes if i >= 4 else 0) for block in range(0, lanes, 4) for i in lane
+        ]
+        return "poison" if a == b == "poison" else f.shuffle(type_, a, b, mask)
+
+    columns: list[list[Value]] = []  # [row group][column within the block]
+    for g in range(0, lanes, 4):
+        a, b, c, d = given[g : g + 4]
+        low, high = (0, 4, 1, 5), (2, 6, 3, 7)
+        ab, cd = (pick(a, b, low), pick(a, b, high)), (pick(c, d, low), pick(c, d, high))
+        columns.append(
+            [pick(ab[h], cd[h], half) for h in (0, 1) for half in ((0, 1, 4, 5), (2, 3, 6, 7))]
+        )
+
+    def blocks(a: Value, b: Value, order: Sequence[int]) -> Value:
+        """Groups of 128 bits of a and b side by side, by number."""
+        if a == b == "poison":
+            return "poison"
+        return f.shuffle(type_, a, b, [4 * o + i for o in order for i in range(4)])
+
+    out: list[Value] = []
+    if lanes == 4:
+        return columns[0]
+    if lanes == 8:
+        for q in range(2):
+            out += [blocks(columns[0][j], columns[1][j], (q, 2 + q)) for j in range(4)]
+        return out
+    for half in (0, 2):
+        order = (half, half + 1, half + 4, half + 5)
+        pairs = [
+            (
+                blocks(columns[0][j], columns[1][j], order),
+                blocks(columns[2][j], columns[3][j], order),
+            )
+            for j in range(4)
+        ]
+        out += [blocks(x, y, (0, 2, 4, 6)) for x, y in pairs]
+        out += [blocks(x, y, (1, 3, 5, 7)) for x, y in pairs]
+    return out
+
+
+class _Driver:
+    """The kernel's own function: strips, slices of K, panels, and the epilogue."""
+
+    def __init__(self, module: Module, spec: Matmul, name: str, tile: Tile) -> None:
+        args = [("ptr", "args"), ("i64", "lo"), ("i64", "hi"), ("ptr", "scratch")]
+        f = self.f = module.function(name, args)
+        self.spec, self.tile = spec, tile
+        count = len(spec.buffers) + 2
+        words = [
+            f.load("ptr" if i < count else "i64", f.gep("i64", "%args", i), 8)
+            for i in range(count + len(spec.all_params))
+        ]
+        self.a, self.b, *others = words[:count]
+        self.pointers = dict(zip(spec.buffers, others, strict=True))
+        self.given = dict(zip(spec.all_params, words[count:], strict=True))
+        self.size = {p.attr: self.given[p] for p in MATMUL_PARAMS}
+        self.packed_a = "%scratch"
+        self.packed_b = f.gep("float", self.packed_a, tile.a_floats)
+        self.block = f.gep("float", self.packed_b, tile.b_floats)
+
+    def write(self, heights: Sequence[int]) -> None:
+        f, tile, size = self.f, self.tile, self.size
+        strips = _ceil_div(f, size["M"], tile.strip)
+        column_blocks = _ceil_div(f, size["N"], tile.nb)
+        first = f.op("sdiv", "i64", "%lo", strips)
+        last = f.op("sdiv", "i64", f.sub("%hi", 1), strips)
+        with f.loop(first, f.add(last, 1)) as c:
+            before = f.mul(c.index, strips)
+            start = f.smax(f.sub("%lo", before), 0)
+            stop = f.smin(f.sub("%hi", before), strips)
+            batch = f.op("sdiv", "i64", c.index, column_blocks)
+            n0 = f.mul(f.op("srem", "i64", c.index, column_blocks), tile.nb)
+            n1 = f.smin(f.add(n0, tile.nb), size["N"])
+            with f.loop(start, stop, tile.strips) as s:
+                m0 = f.mul(s.index, tile.strip)
+                end = f.smin(f.add(s.index, tile.strips), stop)
+                m1 = f.smin(f.mul(end, tile.strip), size["M"])
+                self._products(batch, m0, m1, n0, n1, heights)
+                self._epilogue(batch, m0, m1, n0, n1)
+        f.ret()
+
+    def _products(
+        self, batch: Value, m0: Value, m1: Value, n0: Value, n1: Value, heights: Sequence[int]
+    ) -> None:
+        """block[m1 - m0, n1 - n0] = the sums over all of K."""
+        f, tile, size = self.f, self.tile, self.size
+        rows = f.sub(m1, m0)
+        a_panels = _ceil_div(f, rows, tile.mr)
+        b_panels = _ceil_div(f, f.sub(n1, n0), tile.nr)
+        a = self._element(self.a, self.spec.a_dtype, "a", batch, ("a_m", m0))
+        b = self._element(self.b, self.spec.b_dtype, "b", batch, ("b_n", n0))
+        # K in even slices; of an empty K one empty slice, which sets the block to zero.
+        slices = f.smax(_ceil_div(f, size["K"], tile.kc), 1)
+        even = f.op("sdiv", "i64", f.add(size["K"], f.sub(slices, 1)), slices)
+        step = f.op("and", "i64", f.add(even, 31), "-32")
+        with f.loop(0, slices) as i:
+            k0 = f.mul(i.index, step)
+            kc = f.smin(step, f.sub(size["K"], k0))
+            more = f.icmp("ne", "i64", i.index, 0)
+            for name, source, dtype, strides, count, panels, to in (
+                (
+                    "b",
+                    b,
+                    self.spec.b_dtype,
+                    ("b_n", "b_k"),
+                    f.sub(size["N"], n0),
+                    b_panels,
+                    self.packed_b,
+                ),
+                (
+                    "a",
+                    a,
+                    self.spec.a_dtype,
+                    ("a_m", "a_k"),
+                    f.sub(size["M"], m0),
+                    a_panels,
+                    self.packed_a,
+                ),
+            ):
+                along = f.gep(STORED[dtype], source, f.mul(k0, size[strides[1]]))
+                numbers = [size[strides[0]], size[strides[1]], count, panels, kc]
+                f.call(
+                    "void",
+                    f"pack_{name}",
+                    ("ptr", along),
+                    *(("i64", n) for n in numbers),
+                    ("ptr", to),
+                )
+            a_stride = f.add(f.mul(kc, tile.mr), _PAD)
+            b_stride = f.add(f.mul(kc, tile.nr), _PAD)
+            whole = f.op("sdiv", "i64", rows, str(tile.mr))
+            rest = f.op("srem", "i64", rows, str(tile.mr))
+            with f.loop(0, b_panels) as j:
+                b_panel = f.gep("float", self.packed_b, f.mul(j.index, b_stride))
+                column = f.gep("float", self.block, f.mul(j.index, tile.nr))
+
+                def multiply(panel: Value, height: int) -> None:
+                    a_panel = f.gep("float", self.packed_a, f.mul(panel, a_stride))
+                    c = f.gep("float", column, f.mul(panel, tile.mr * tile.ldc))
+                    pointers = [("ptr", p) for p in (a_panel, b_panel, c)]
+                    f.call("void", f"multiply{height}", ("i64", kc), *pointers, ("i1", more))
+
+                with f.loop(0, whole) as i2:
+                    multiply(i2.index, tile.mr)
+                for below, height in zip((0, *heights), heights, strict=False):
+                    fits = f.op(
+                        "and",
+                        "i1",
+                        f.icmp("sgt", "i64", rest, below),
+                        f.icmp("sle", "i64", rest, height),
+                    )
+                    with f.when(fits):
+                        multiply(whole, height)
+
+    def _element(
+        self, base: Value, dtype: str, operand: str, batch: Value, along: tuple[str, Value]
+    ) -> Value:
+        f = self.f
+        at = f.add(
+            f.mul(batch, self.size[f"{operand}_batch"]), f.mul(along[1], self.size[along[0]])
+        )
+        return f.gep(STORED[dtype], base, at)
+
+    def _epilogue(self, batch: Value, m0: Value, m1: Value, n0: Value, n1: Value) -> None:
+        """The spec's stores, with acc read from the block, as two loops of the kernel IR."""
+        f, spec = self.f, self.spec
+        written = {s.buffer for s in spec.stores}
+        block = Buffer("block", "f32")
+        emitter = Emitter(f, self.tile.lanes, {**self.pointers, block: self.block}, written)
+        for p, word in self.given.items():
+            if p.dtype != "i64":
+                word = f.cast("trunc", "i64", word, "i1" if p.dtype == "bool" else "i32")
+            if p.dtype == "f32":
+                word = f.cast("bitcast", "i32", word, "float")
+            emitter.bind(p, word)
+        emitter.bind(BATCH, batch)
+        top, bottom, left, right = (param(n) for n in ("top", "bottom", "left", "right"))
+        for bound, value in zip((top, bottom, left, right), (m0, m1, n0, n1), strict=True):
+            emitter.bind(bound, value)
+        acc = load(block, (ROW - top) * self.tile.ldc + (COL - left))
+        body: tuple[Stmt, ...] = tuple(_with_acc(s, acc) for s in spec.stores)
+        columns = Loop(COL, left, right, "vector", body)
+        emitter.block([Loop(ROW, top, bottom, "serial", (columns,))])
+
+
+def _with_acc(s: Store, acc: Expr) -> Store:
+    """A store whose `acc` is read from memory."""
+    made: dict[Expr, Expr] = {}
+    roots = [s.at, s.value, *([s.where] if s.where is not None else [])]
+    for e in nodes_of(*roots):
+        if e.op == "var" and e.attr == ACC.attr:
+            made[e] = acc
+        elif any(made[x] is not x for x in e.args):
+            made[e] = Expr(e.op, e.dtype, tuple(made[x] for x in e.args), e.attr)
+        else:
+            made[e] = e
+    where = None if s.where is None else made[s.where]
+    return replace(s, at=made[s.at], value=made[s.value], where=where)

@@ -1,0 +1,153 @@
+"""Devices: what they are, which there are, and how a name finds one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from tensorlogic.errors import DeviceError
+
+if TYPE_CHECKING:
+    from tensorlogic.graph import Node
+
+
+class Device(Protocol):
+    """What a device does for the runtime."""
+
+    name: str
+    description: str
+
+    def unavailable(self) -> str | None:
+        """Why this machine does not have it, or None."""
+
+    def run(self, roots: Sequence[Node]) -> None:
+        """Compute the roots, a graph without calls, and realise them."""
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """One row of `tl.devices()`: `reason` says why a device is not available."""
+
+    name: str
+    available: bool
+    description: str
+    reason: str
+
+
+class Registry:
+    """The devices by name, opened when they are first asked for."""
+
+    def __init__(self) -> None:
+        self._factories: dict[str, Callable[[], Device]] = {}
+        self._open: dict[str, Device] = {}
+        self._warned = False
+
+    def register(self, name: str, factory: Callable[[], Device]) -> None:
+        self._factories[name] = factory
+
+    def names(self) -> list[str]:
+        return list(self._factories)
+
+    def get(self, name: str) -> Device:
+        device = self._open.get(name)
+        if device is None:
+            if name not in self._factories:
+                known = ", ".join([*self._factories, "gpu"])
+                raise DeviceError(f"unknown device {name!r}; the devices are {known}")
+            device = self._open[name] = self._factories[name]()
+        return device
+
+    def accelerator(self) -> str | None:
+        """The best accelerator of this machine: metal, then cuda."""
+        for name in ("metal", "cuda"):
+            if name in self._factories and self.get(name).unavailable() is None:
+                return name
+        return None
+
+    def fall_back(self) -> None:
+        """Say once that `gpu` runs on the CPU here."""
+        if not self._warned:
+            self._warned = True
+            reasons = "; ".join(f"{n}: {self.get(n).unavailable()}" for n in ("metal", "cuda"))
+            warnings.warn(
+                f"this machine has no usable GPU, `gpu` runs on the CPU ({reasons})",
+                UserWarning,
+                stacklevel=5,
+            )
+
+
+def _reference() -> Device:
+    from tensorlogic.devices.reference import Reference
+
+    return Reference()
+
+
+def _cpu() -> Device:
+    from tensorlogic.devices.cpu import Cpu
+
+    return Cpu()
+
+
+def _metal() -> Device:
+    from tensorlogic.devices.metal import Metal
+
+    return Metal()
+
+
+def _cuda() -> Device:
+    from tensorlogic.devices.cuda import Cuda
+
+    return Cuda()
+
+
+REGISTRY = Registry()
+for _name, _factory in (
+    ("cpu", _cpu),
+    ("reference", _reference),
+    ("metal", _metal),
+    ("cuda", _cuda),
+):
+    REGISTRY.register(_name, _factory)
+
+
+def resolve(name: str | None, missing_ok: bool = False) -> str | None:
+    """The label that tensors of a device carry; None is uncommitted.
+
+    "gpu" is the best accelerator; where there is none it stays "gpu", runs on the CPU and warns once.
+    Raises DeviceError for an unknown or absent device; with missing_ok an unknown name gives None.
+    """
+    if name is None:
+        return None
+    if name == "gpu":
+        found = REGISTRY.accelerator()
+        if found is None:
+            REGISTRY.fall_back()
+        return found or "gpu"
+    if missing_ok and name not in REGISTRY.names():
+        return None
+    reason = REGISTRY.get(name).unavailable()
+    if reason is not None:
+        raise DeviceError(f"device {name!r} is not available here: {reason}")
+    return name
+
+
+def open_device(label: str | None) -> Device:
+    """The device that runs what carries this label."""
+    return REGISTRY.get("cpu" if label in (None, "gpu") else str(label))
+
+
+def devices() -> list[DeviceInfo]:
+    """Every device that this package knows, whether it is here, and if not, why.
+
+    >>> import tensorlogic as tl
+    >>> [d.name for d in tl.devices() if d.available][:2]
+    ['cpu', 'reference']
+    """
+    rows = []
+    for name in REGISTRY.names():
+        device = REGISTRY.get(name)
+        reason = device.unavailable()
+        rows.append(DeviceInfo(name, reason is None, device.description, reason or ""))
+    return rows

@@ -1,0 +1,299 @@
+"""The graph that tensors record: nodes, leaves, and the order in which to visit them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from tensorlogic.dtypes import DType, bool_, float32, int32
+from tensorlogic.errors import DeviceError, ShapeError
+from tensorlogic.storage import serials
+
+if TYPE_CHECKING:
+    from tensorlogic.ops import Op
+    from tensorlogic.storage import Strided
+
+Shape = tuple[int, ...]
+
+
+class Node:
+    """One recorded value.
+
+    op: the `Op` that makes it (None for a leaf or placeholder); args: its inputs; attrs: hashable
+    settings of the op. `data` says where the values lie once they are there; `number` is the value
+    of a Python number. `weak` numbers do not widen their partner. `traced` nodes depend on a
+    placeholder of a function that is being traced. `pending` counts the ops on the longest path
+    that are not evaluated yet; `uses` counts the nodes that were recorded with this one as input;
+    `consumed` nodes were replaced by an update and must not be named again.
+    `serial` numbers the nodes in the order of their making.
+    """
+
+    __slots__ = (
+        "args",
+        "attrs",
+        "consumed",
+        "data",
+        "device",
+        "dtype",
+        "name",
+        "number",
+        "op",
+        "pending",
+        "serial",
+        "shape",
+        "site",
+        "traced",
+        "uses",
+        "weak",
+    )
+    device: str | None
+    pending: int
+    traced: bool
+
+    def __init__(
+        self,
+        op: Op | None,
+        args: tuple[Node, ...],
+        attrs: tuple[Any, ...],
+        shape: Shape,
+        dtype: DType,
+    ):
+        self.op = op
+        self.args = args
+        self.attrs = attrs
+        self.shape = shape
+        self.dtype = dtype
+        self.data: Strided | None = None
+        self.number: float | int | bool | None = None
+        self.name = ""
+        self.site = ""
+        self.weak = False
+        self.uses = 0
+        self.consumed = False
+        self.serial = next(serials)
+        device: str | None = None
+        traced = False
+        pending = 0
+        for a in args:
+            a.uses += 1
+            if a.traced:
+                traced = True
+            if a.pending > pending:
+                pending = a.pending
+            if a.device is not None and a.device != device:
+                if device is not None:
+                    raise DeviceError(
+                        f"{op}: one tensor is on {device!r}, another on {a.device!r}; "
+                        f"move one with `.to(...)`"
+                    )
+                device = a.device
+        self.device = device
+        self.traced = traced
+        self.pending = pending + 1 if op is not None else 0
+
+    @property
+    def size(self) -> int:
+        n = 1
+        for d in self.shape:
+            n *= d
+        return n
+
+    @property
+    def is_leaf(self) -> bool:
+        return self.op is None
+
+    def realise(self, data: Strided) -> None:
+        """The values are there: drop the graph."""
+        self.data = data
+        self.op = None
+        self.args = ()
+        self.attrs = ()
+        self.pending = 0
+
+
+def leaf(
+    data: Strided, shape: Shape, dtype: DType, device: str | None = None, name: str = ""
+) -> Node:
+    """A node whose values are there."""
+    node = Node(None, (), (), shape, dtype)
+    node.data = data
+    node.device = device
+    node.name = name
+    return node
+
+
+def number(value: float | int | bool) -> Node:
+    """A Python number as a weak 0-d node; its value is a run-time parameter of kernels."""
+    if isinstance(value, bool):
+        dtype: DType = bool_
+    elif isinstance(value, int) and -(2**31) <= value < 2**31:
+        dtype = int32
+    else:
+        dtype, value = float32, float(value)
+    node = Node(None, (), (), (), dtype)
+    node.number = value
+    node.weak = True
+    return node
+
+
+def placeholder(
+    shape: Shape,
+    dtype: DType,
+    *,
+    weak: bool = False,
+    device: str | None = None,
+    storage: str | None = None,
+) -> Node:
+    """An input of a function that is being traced. Weak ones stand for Python numbers."""
+    node = Node(None, (), (storage or dtype.name,), shape, dtype)
+    node.weak = weak
+    node.device = device
+    node.traced = True
+    return node
+
+
+class TracedFunction:
+    """What tracing a function gave: outputs as a graph over placeholders.
+
+    `captured` are leaves of the graph that are no inputs.
+    """
+
+    __slots__ = ("inputs", "name", "outputs", "plans")
+
+    def __init__(self, name: str, inputs: tuple[Node, ...], outputs: tuple[Node, ...]):
+        self.name = name
+        self.inputs = inputs
+        self.outputs = outputs
+        self.plans: dict[Any, Any] = {}
+
+
+def record_call(traced: TracedFunction, args: Sequence[Node]) -> tuple[Node, ...]:
+    """The outputs of a traced function for other inputs, recorded but not run."""
+    from tensorlogic.ops import CALL
+
+    out = []
+    inputs = tuple(args)
+    for i, o in enumerate(traced.outputs):
+        node = Node(CALL, inputs, (traced, i), o.shape, o.dtype)
+        if node.device is None:
+            node.device = o.device
+        if i:  # one use by the call, however many results it has
+            for a in inputs:
+                a.uses -= 1
+        out.append(node)
+    return tuple(out)
+
+
+def topological(roots: Iterable[Node]) -> list[Node]:
+    """Every node under the roots, inputs first."""
+    seen: set[int] = set()
+    order: list[Node] = []
+    stack: list[tuple[Node, bool]] = [(r, False) for r in reversed(list(roots))]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            order.append(node)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            if node.args:
+                stack.append((node, True))
+                stack.extend((a, False) for a in reversed(node.args) if id(a) not in seen)
+            else:
+                order.append(node)
+    return order
+
+
+def inline_calls(roots: Sequence[Node]) -> list[Node]:
+    """The same graph with every call of a traced function replaced by its body."""
+    from tensorlogic.ops import CALL
+
+    roots = list(roots)
+    while True:
+        order = topological(roots)
+        if not any(n.op is CALL for n in order):
+            return roots
+        new: dict[int, Node] = {}
+        bodies: dict[tuple[int, tuple[int, ...]], list[Node]] = {}
+        for n in order:
+            args = tuple(new[id(a)] for a in n.args)
+            if n.op is CALL:
+                traced, i = n.attrs
+                key = (id(traced), tuple(id(a) for a in args))
+                if key not in bodies:
+                    for a in args:
+                        a.uses -= 1  # the body's nodes use it from here on
+                    bodies[key] = substitute(traced, args)
+                new[id(n)] = bodies[key][i]
+            elif any(a is not b for a, b in zip(args, n.args, strict=True)):
+                new[id(n)] = _copy(n, args)
+            else:
+                new[id(n)] = n
+        roots = [new[id(r)] for r in roots]
+
+
+def _copy(node: Node, args: tuple[Node, ...]) -> Node:
+    copy = Node(node.op, args, node.attrs, node.shape, node.dtype)
+    copy.weak, copy.name, copy.site = node.weak, node.name, node.site
+    if copy.device is None:
+        copy.device = node.device
+    return copy
+
+
+def substitute(traced: TracedFunction, args: Sequence[Node]) -> list[Node]:
+    """The traced outputs with their placeholders replaced by `args`."""
+    new = {id(p): a for p, a in zip(traced.inputs, args, strict=True)}
+    for n in topological(traced.outputs):
+        if id(n) in new:
+            continue
+        inner = tuple(new[id(a)] for a in n.args)
+        changed = any(a is not b for a, b in zip(inner, n.args, strict=True))
+        new[id(n)] = _copy(n, inner) if changed else n
+    return [new[id(o)] for o in traced.outputs]
+
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__))
+
+text_site: ContextVar[Callable[[], str] | None] = ContextVar("text_site", default=None)
+"""Set while a program of the text language runs: where in its file it is."""
+
+
+def user_site() -> str:
+    """`file:line` of the user's code that is calling into this package."""
+    in_text = text_site.get()
+    if in_text is not None:
+        return in_text()
+    frame = sys._getframe(1)
+    while frame is not None:
+        if not frame.f_code.co_filename.startswith(_PACKAGE):
+            return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return ""
+
+
+def shape_text(shape: Shape) -> str:
+    """A shape as users read it: [4, 2]."""
+    return "[" + ", ".join(str(d) for d in shape) + "]"
+
+
+def broadcast(op: str, *shapes: Shape) -> Shape:
+    """The common shape of operands by NumPy's rule; raises ShapeError naming the axis."""
+    rank = max((len(s) for s in shapes), default=0)
+    out = [1] * rank
+    for s in shapes:
+        for i, d in enumerate(s):
+            axis = rank - len(s) + i
+            if d == 1 or out[axis] == d:
+                continue
+            if out[axis] != 1:
+                shown = " and ".join(shape_text(t) for t in shapes)
+                raise ShapeError(
+                    f"{op}: shapes {shown} do not broadcast: "
+                    f"axis {axis - rank} is {out[axis]} in one and {d} in another"
+                )
+            out[axis] = d
+    return tuple(out)

@@ -1,0 +1,201 @@
+"""Float32 functions of the kernel IR written in its own arithmetic, for targets that lack them.
+
+LLVM has no vector form of exp, log, sin, cos, tanh and erf, and Metal has no erf. Each expansion is
+within 2 ulp of the true value (sin and cos for |x| <= 2**30; beyond, they stay in [-1, 1]).
+
+Polynomials were fitted with float64 least squares on 4,000 Chebyshev nodes, reweighted after
+Lawson (weights times the error, 120 to 400 turns), which nears the minimax of the relative error;
+coefficients are rounded to float32 from the lowest order up, the rest refitted each time. The forms
+are those of the Cephes library (exp, log, sin, cos) and of N. Juffa's erff (erf); tanh is
+-e / (2 + e) of e = expm1(-2|x|), as in FreeBSD's msun.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+
+from tensorlogic.kernels.ir import Expr, binary, bitcast, cast, const, fma, select, unary
+
+_LOG2E = math.log2(math.e)
+_LN2_HI = 0.693359375  # 10 bits: n * _LN2_HI is exact
+_LN2_LO = math.log(2) - _LN2_HI
+_ROUND32 = 1.5 * 2.0**23  # adding it leaves the nearest integer in the low bits
+_ROUND64 = 1.5 * 2.0**52
+_ROUND32_BITS = 0x4B400000
+_ONE_BITS = 0x3F800000
+_SIGN = -0x80000000
+_HALF_PI_HI = math.pi / 2
+_HALF_PI_LO = 6.123233995736766e-17  # pi/2 - _HALF_PI_HI
+
+# e**r = 1 + r + r**2 * EXP(r), |r| <= ln(2) / 2: 3e-9
+_EXP = (0.49999994, 0.16666521, 0.041668274, 0.008368686, 0.0013820136)
+# log(1 + f) = f - f**2 / 2 + f**3 * LOG(f), sqrt(1/2) <= 1 + f <= sqrt(2): 6e-9
+_LOG = (
+    0.3333333134651184,
+    -0.2500081956386566,
+    0.2000124156475067,
+    -0.166234090924263,
+    0.14201579988002777,
+    -0.13159610331058502,
+    0.12762217223644257,
+    -0.07636439055204391,
+)
+# sin(r) = r + r**3 * SIN(r**2), |r| <= pi/4: 4e-9
+_SIN = (-0.16666655242443085, 0.008332189172506332, -0.00019518285989761353)
+# cos(r) = 1 - r**2 / 2 + r**4 * COS(r**2): 2e-10
+_COS = (0.04166664555668831, -0.0013887310633435845, 2.4432563805021346e-05)
+# erf(x) = x + x * ERF(x**2), 0 <= x <= _ERF_SPLIT: 2e-8
+_ERF = (
+    0.12837915122509003,
+    -0.37612491846084595,
+    0.1128176674246788,
+    -0.026764316484332085,
+    0.0049893660470843315,
+    -0.0005969914491288364,
+)
+# log(erfc(x)) = -x + x * ERFC(x), _ERF_SPLIT <= x <= 4, where erf is 1 in float32: 7e-10 of erf
+_ERFC = (
+    -0.1286529153585434,
+    -0.6351333856582642,
+    -0.10626646131277084,
+    0.0237874798476696,
+    -0.0036544438917189837,
+    0.00032574307988377967,
+    -1.1524101864779368e-05,
+)
+_ERF_SPLIT = 0.927734375
+
+
+def _f32(value: float) -> Expr:
+    return const(value, "f32")
+
+
+def _horner(x: Expr, coefficients: tuple[float, ...]) -> Expr:
+    sum_: Expr = const(coefficients[-1], x.dtype)
+    for c in reversed(coefficients[:-1]):
+        sum_ = fma(sum_, x, c)
+    return sum_
+
+
+def _at_most(x: Expr, bound: float) -> Expr:
+    """min(x, bound) that keeps NaN."""
+    return select(_f32(bound) < x, bound, x)
+
+
+def _with_sign(magnitude: Expr, sign: Expr) -> Expr:
+    """The magnitude (>= 0, or NaN) with the sign bit of `sign` (i32) flipped in."""
+    return bitcast(bitcast(magnitude, "i32") ^ (sign & _SIGN), "f32")
+
+
+def _reduce_exp(x: Expr) -> tuple[Expr, Expr]:
+    """x = n ln(2) + r: the bits of n + _ROUND32, and e**r - 1."""
+    shifted = fma(x, _LOG2E, _ROUND32)
+    n = shifted - _ROUND32
+    r = fma(n, -_LN2_LO, fma(n, -_LN2_HI, x))
+    return bitcast(shifted, "i32"), fma(_horner(r, _EXP), r * r, r)
+
+
+def _power_of_two(n: Expr) -> Expr:
+    return bitcast((n << 23) + _ONE_BITS, "f32")
+
+
+def exp(x: Expr) -> Expr:
+    # Below -104 the result rounds to 0, above 89 to inf; 2**n is applied in two halves, so that
+    # n = 128 and subnormal results come out right.
+    bits, p = _reduce_exp(_at_most(select(x < -104.0, -104.0, x), 89.0))
+    n = bits - _ROUND32_BITS
+    half = binary("sar", n, 1)
+    return (p + 1.0) * _power_of_two(half) * _power_of_two(n - half)
+
+
+def log(x: Expr) -> Expr:
+    tiny = x < 2.0**-126
+    bits = bitcast(select(tiny, x * 2.0**23, x), "i32")
+    e = binary("sar", bits - 0x3F3504F3, 23)  # the bits of sqrt(1/2): 1 + f is in [0.707, 1.414)
+    f = bitcast(bits - (e << 23), "f32") - 1.0
+    n = cast(e, "f32") - select(tiny, _f32(23.0), 0.0)
+    f2 = f * f
+    tail = fma(f2, -0.5, fma(f * f2, _horner(f, _LOG), n * _LN2_LO))
+    y = fma(n, _LN2_HI, f + tail)
+    y = select(x < math.inf, y, x)  # inf and NaN are their own logarithms
+    return select(x <= 0.0, select(x < 0.0, _f32(math.nan), -math.inf), y)
+
+
+def _sine(x: Expr, quarter: int) -> Expr:
+    """sin(x + quarter * pi/2) for x >= 0, and the sign to flip in as bit 31 of an i32."""
+    wide = cast(x, "f64")
+    shifted = fma(wide, 2 / math.pi, _ROUND64)
+    k = shifted - _ROUND64
+    r64 = fma(k, -_HALF_PI_LO, fma(k, -_HALF_PI_HI, wide))
+    r = cast(r64, "f32")
+    r = _at_most(select(r < -0.79, -0.79, r), 0.79)
+    quadrant = cast(bitcast(shifted, "i64"), "i32") + quarter
+    r2 = r * r
+    sine = fma(r * r2, _horner(r2, _SIN), r)
+    cosine = fma(r2 * r2, _horner(r2, _COS), fma(r2, -0.5, 1.0))
+    value = select((quadrant & 1).eq(0), sine, cosine)
+    return bitcast(bitcast(value, "i32") ^ ((quadrant & 2) << 30), "f32")
+
+
+def sin(x: Expr) -> Expr:
+    return _with_sign(_sine(unary("abs", x), 0), bitcast(x, "i32"))
+
+
+def cos(x: Expr) -> Expr:
+    return _sine(unary("abs", x), 1)
+
+
+def tanh(x: Expr) -> Expr:
+    bits, p = _reduce_exp(_at_most(unary("abs", x), 20.0) * -2.0)
+    scale = _power_of_two(bits)  # the high bits of _ROUND32_BITS are shifted out
+    e = fma(scale, p, scale - 1.0)
+    return _with_sign((0.0 - e) / (e + 2.0), bitcast(x, "i32"))
+
+
+def erf(x: Expr) -> Expr:
+    t = _at_most(unary("abs", x), 4.0)
+    small = fma(_horner(t * t, _ERF), t, t)
+    large = 1.0 - unary("exp", fma(_horner(t, _ERFC), t, -t))
+    return _with_sign(select(t <= _ERF_SPLIT, small, large), bitcast(x, "i32"))
+
+
+EXPANSIONS: dict[str, Callable[[Expr], Expr]] = {
+    "exp": exp,
+    "log": log,
+    "sin": sin,
+    "cos": cos,
+    "tanh": tanh,
+    "erf": erf,
+}
+
+
+def expand(
+    e: Expr, ops: Collection[str] = EXPANSIONS.keys(), memo: dict[Expr, Expr] | None = None
+) -> Expr:
+    """The expression with each function of `ops` written out; what was shared is shared still.
+
+    `memo` keeps what was rewritten, so that several roots share their common nodes.
+    """
+    memo = {} if memo is None else memo
+    bodies: dict[Expr, Expr] = {}
+    stack = [e]
+    while stack:
+        n = stack[-1]
+        body = bodies.get(n)
+        missing = [a for a in (n.args if body is None else (body,)) if a not in memo]
+        if n in memo:
+            stack.pop()
+        elif missing:
+            stack += missing
+        elif body is not None:
+            memo[n] = memo[body]
+        elif n.op in ops:
+            arg = memo[n.args[0]]
+            memo[arg] = arg
+            bodies[n] = EXPANSIONS[n.op](arg)  # may hold functions of `ops` in its turn
+        else:
+            args = tuple(memo[a] for a in n.args)
+            same = all(a is b for a, b in zip(args, n.args, strict=True))
+            memo[n] = n if same else Expr(n.op, n.dtype, args, n.attr)
+    return memo[e]

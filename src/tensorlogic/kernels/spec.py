@@ -1,0 +1,47 @@
+"""What a matrix product kernel is, before it is built for the CPU or printed for a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tensorlogic.kernels.ir import Buffer, Expr, Store, index, param, var
+
+ACC = var("acc", "f32")
+"""The finished sum of one element of the product, in the expressions of an epilogue."""
+BATCH, ROW, COL = index("batch"), index("row"), index("col")
+"""Where that element stands; expressions find them by name."""
+
+M, N, K, BATCHES = param("M"), param("N"), param("K"), param("batches")
+STRIDES = tuple(param(n) for n in ("a_batch", "a_m", "a_k", "b_batch", "b_k", "b_n"))
+MATMUL_PARAMS = (M, N, K, BATCHES, *STRIDES)
+"""The first parameters of each matmul kernel, all i64; strides count elements."""
+
+
+@dataclass(frozen=True, eq=False)
+class Matmul:
+    """acc[batch, row, col] = sum over k of a[batch, row, k] * b[batch, k, col], in float32.
+
+    `a_dtype` and `b_dtype` are f16, bf16 or f32. `a_contiguous` ("k", "m" or None) and
+    `b_contiguous` ("k", "n" or None) say which stride is known to be 1. For each element of the
+    product (0 <= row < M, 0 <= col < N, 0 <= batch < batches) the `stores` run, with acc, batch,
+    row and col in scope. `buffers` are those that the stores load from or write, `params` those
+    that they name beyond MATMUL_PARAMS.
+
+    A kernel's arguments are the buffers a, b, *buffers and the parameters MATMUL_PARAMS, *params.
+    """
+
+    a_dtype: str
+    b_dtype: str
+    a_contiguous: str | None
+    b_contiguous: str | None
+    stores: tuple[Store, ...]
+    buffers: tuple[Buffer, ...]
+    params: tuple[Expr, ...] = ()
+
+    @property
+    def all_buffers(self) -> tuple[Buffer, ...]:
+        return (Buffer("a", self.a_dtype), Buffer("b", self.b_dtype), *self.buffers)
+
+    @property
+    def all_params(self) -> tuple[Expr, ...]:
+        return (*MATMUL_PARAMS, *self.params)

@@ -1,0 +1,63 @@
+"""The text language: programs in `.tl` files that call the same functions as Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["run", "run_file"]
+
+
+def run(
+    text: str,
+    path: str = "<text>",
+    *,
+    out: Callable[[str], None] = print,
+    environment: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Run the text of a program and return the names that it bound.
+
+    path: what errors call the text. out: takes each printed line. environment: the names that the
+    program starts with, to which its own are added. Paths in the program are relative to the
+    current directory. Raises LanguageSyntaxError or LanguageRuntimeError.
+
+    >>> import tensorlogic as tl
+    >>> program = tl.lang.run('let area = 6 * 7; print("area:", area)')
+    area: 42
+    >>> program["area"]
+    42
+    """
+    from tensorlogic.lang.interpreter import Interpreter
+    from tensorlogic.lang.source import Source
+
+    names: dict[str, Any] = {} if environment is None else environment
+    Interpreter(out, names).run(Source(path, text))
+    return names
+
+
+def run_file(path: str | os.PathLike[str], *, out: Callable[[str], None] = print) -> dict[str, Any]:
+    """Run a `.tl` file and return the names that it bound.
+
+    Paths in the program are relative to the current directory, as in Python. Raises OSError, and
+    LanguageSyntaxError or LanguageRuntimeError with file, line and column.
+
+    >>> import pathlib, tempfile
+    >>> import tensorlogic as tl
+    >>> file = pathlib.Path(tempfile.mkdtemp(), "area.tl")
+    >>> _ = file.write_text('print("area:", 6 * 7)')
+    >>> tl.run_file(file)
+    area: 42
+    {}
+    """
+    from tensorlogic.errors import LanguageSyntaxError
+
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LanguageSyntaxError(
+            f"{os.fspath(path)}: not a text in UTF-8: byte {error.start} is "
+            f"0x{error.object[error.start]:02x}"
+        ) from None
+    return run(text, os.fspath(path), out=out)

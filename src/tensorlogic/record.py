@@ -1,0 +1,423 @@
+"""Recording: each function checks shapes and dtypes and returns a new node.
+
+Views of a leaf are leaves again (NumPy's strides); everything else waits for an evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tensorlogic import ops
+from tensorlogic.dtypes import DType, bool_, float16, float32, int32, promote
+from tensorlogic.errors import ConsumedError, DTypeError, ShapeError
+from tensorlogic.graph import Node, Shape, broadcast, leaf, shape_text, user_site
+from tensorlogic.ops import Op
+from tensorlogic.storage import Strided, reshape_strides
+
+_KINDS = {"float": ("float",), "number": ("float", "int"), "bool": ("bool",)}
+_RANK = {"bool": 0, "int": 1, "float": 2}
+
+
+def common_dtype(op: Op, a: Node, b: Node) -> DType:
+    """The dtype in which two operands meet; a Python number takes its partner's where it can."""
+    if a.weak is b.weak:
+        return promote(op.name, a.dtype, b.dtype)
+    weak, strong = (a, b) if a.weak else (b, a)
+    if strong.dtype.computes and _RANK[weak.dtype.kind] <= _RANK[strong.dtype.kind]:
+        return strong.dtype
+    if weak.dtype is float32 and strong.dtype is bool_:
+        return float16
+    return promote(op.name, a.dtype, b.dtype)
+
+
+def _accept(op: Op, node: Node) -> None:
+    if not node.dtype.computes:
+        target = "float16" if node.dtype.kind == "float" else "int32"
+        raise DTypeError(
+            f"{op.name}: {node.dtype} is a storage dtype; convert first with `.to(tl.{target})`"
+        )
+    if op.accepts != "any" and node.dtype.kind not in _KINDS[op.accepts]:
+        if node.weak and op.accepts == "float":
+            return
+        takes = " or ".join(_KINDS[op.accepts])
+        hint = "; convert with `.to(tl.float16)`" if "float" in _KINDS[op.accepts] else ""
+        raise DTypeError(f"{op.name} takes {takes} values, not {node.dtype}{hint}")
+
+
+def elementwise(op: Op, *args: Node) -> Node:
+    """op over broadcast arguments."""
+    for a in args:
+        _accept(op, a)
+    if op is ops.where and args[0].dtype is not bool_:
+        raise DTypeError(f"where: the condition is bool, not {args[0].dtype}")
+    first, *rest = args[1:] if op is ops.where else args
+    dtype = first.dtype
+    weak = first.weak
+    for other in rest:
+        dtype = common_dtype(op, first, other)
+        weak = weak and other.weak
+    if op.accepts == "float" and dtype.kind != "float":
+        dtype = float32 if weak else float16
+    shapes = [a.shape for a in args]
+    shape = shapes[0]
+    if any(s != shape for s in shapes):
+        shape = broadcast(op.name, *shapes)
+    # attrs hold the dtype in which the arguments meet: a comparison's own dtype is bool.
+    node = Node(op, args, (dtype,), shape, bool_ if op.result == "bool" else dtype)
+    node.weak = weak and all(a.weak for a in args)
+    return node
+
+
+def normal_axis(op: str, axis: int, rank: int) -> int:
+    """`axis` counted from the front; raises ShapeError outside [-rank, rank)."""
+    if not isinstance(axis, int):
+        raise TypeError(f"{op}: an axis is an int, not {type(axis).__name__}")
+    if not -rank <= axis < rank:
+        raise ShapeError(f"{op}: axis {axis} is outside a tensor of {rank} dims")
+    return axis % rank
+
+
+def normal_axes(op: str, axis: Any, rank: int) -> tuple[int, ...]:
+    """None (all), an int or a sequence of ints as sorted axes counted from the front."""
+    if axis is None:
+        return tuple(range(rank))
+    axes = axis if isinstance(axis, list | tuple) else (axis,)
+    found = sorted(normal_axis(op, a, rank) for a in axes)
+    if len(set(found)) != len(found):
+        raise ShapeError(f"{op}: an axis is named twice in {axis}")
+    return tuple(found)
+
+
+def reduce(op: Op, x: Node, axis: Any = None, keepdims: bool = False) -> Node:
+    """op folded over axes."""
+    _accept(op, x)
+    axes = normal_axes(op.name, axis, len(x.shape))
+    if op is ops.argmax and axis is None:
+        x, axes = reshape(x, (x.size,)), (0,)
+    if op is ops.argmax and len(axes) > 1:
+        raise ShapeError("argmax: one axis, or None for the flattened tensor")
+    if op is not ops.reduce_sum and any(x.shape[a] == 0 for a in axes):
+        raise ShapeError(f"{op.name} of no values: shape {shape_text(x.shape)}, axis {axes}")
+    if op is ops.reduce_sum and x.dtype is bool_:
+        x = cast(x, int32)
+    kept = tuple(1 if i in axes else d for i, d in enumerate(x.shape))
+    dtype = int32 if op.result == "int32" else x.dtype
+    node = Node(op, (x,), (axes,), kept, dtype)
+    if keepdims:
+        return node
+    return reshape(node, tuple(d for i, d in enumerate(x.shape) if i not in axes))
+
+
+def cast(x: Node, dtype: DType) -> Node:
+    """Conversion between computing dtypes, without the gate."""
+    if x.dtype is dtype and not x.weak:
+        return x
+    return Node(ops.CAST, (x,), (dtype,), x.shape, dtype)
+
+
+def convert(x: Node, dtype: DType, on_overflow: str) -> Node:
+    """`.to(dtype)` as users see it: float16 passes the gate, storage dtypes the host."""
+    if x.dtype is dtype and not x.weak:
+        return x
+    device = x.dtype.computes and dtype.computes
+    if dtype is float16 and x.dtype.name in ("float32", "bfloat16"):
+        node = Node(ops.NARROW, (x,), (on_overflow,), x.shape, dtype)
+    elif device or (x.dtype.name == "bfloat16" and dtype is float32):
+        node = Node(ops.CAST, (x,), (dtype,), x.shape, dtype)
+    else:
+        node = Node(ops.CONVERT, (x,), (dtype, on_overflow), x.shape, dtype)
+    node.name, node.site = x.name, user_site()
+    return node
+
+
+def _is_view(x: Node) -> bool:
+    return x.data is not None and x.data.strides is not None
+
+
+def _view(x: Node, shape: Shape, strides: tuple[int, ...], offset: int) -> Node:
+    assert x.data is not None
+    x.data.memory.shared = True
+    data = Strided(x.data.memory, x.data.storage, offset, strides)
+    return leaf(data, shape, x.dtype, x.device, x.name)
+
+
+def reshape(x: Node, shape: Shape) -> Node:
+    """The same values, row-major, in another shape; one size may be -1."""
+    shape = tuple(shape)
+    if any(isinstance(d, bool) or not isinstance(d, int) for d in shape):
+        raise TypeError(f"reshape: sizes are ints, not {shape}")
+    if shape.count(-1) == 1:
+        rest = 1
+        for d in shape:
+            rest *= d if d != -1 else 1
+        if rest == 0 or x.size % rest:
+            raise ShapeError(f"reshape: {shape_text(x.shape)} does not fit {shape_text(shape)}")
+        shape = tuple(x.size // rest if d == -1 else d for d in shape)
+    total = 1
+    for d in shape:
+        if d < 0:
+            raise ShapeError(f"reshape: a size is negative in {shape_text(shape)}")
+        total *= d
+    if total != x.size:
+        raise ShapeError(
+            f"reshape: {shape_text(x.shape)} has {x.size} values, {shape_text(shape)} has {total}"
+        )
+    if shape == x.shape:
+        return x
+    if _is_view(x):
+        assert x.data is not None
+        assert x.data.strides is not None
+        strides = reshape_strides(x.shape, x.data.strides, shape)
+        if strides is not None:
+            return _view(x, shape, strides, x.data.offset)
+    return Node(ops.RESHAPE, (x,), (), shape, x.dtype)
+
+
+def permute(x: Node, axes: Sequence[int]) -> Node:
+    """Axis i of the result is axis axes[i] of x."""
+    rank = len(x.shape)
+    order = tuple(normal_axis("permute", a, rank) for a in axes)
+    if sorted(order) != list(range(rank)):
+        raise ShapeError(f"permute: {tuple(axes)} does not name each of {rank} axes once")
+    if order == tuple(range(rank)):
+        return x
+    shape = tuple(x.shape[a] for a in order)
+    if _is_view(x):
+        assert x.data is not None
+        assert x.data.strides is not None
+        return _view(x, shape, tuple(x.data.strides[a] for a in order), x.data.offset)
+    return Node(ops.PERMUTE, (x,), (order,), shape, x.dtype)
+
+
+def expand(x: Node, shape: Shape) -> Node:
+    """x broadcast to `shape`."""
+    if broadcast("expand", x.shape, shape) != tuple(shape):
+        raise ShapeError(f"expand: {shape_text(x.shape)} does not expand to {shape_text(shape)}")
+    if x.shape == tuple(shape):
+        return x
+    x = reshape(x, (1,) * (len(shape) - len(x.shape)) + x.shape)
+    if _is_view(x):
+        assert x.data is not None
+        assert x.data.strides is not None
+        strides = tuple(
+            0 if a != b else s for a, b, s in zip(x.shape, shape, x.data.strides, strict=True)
+        )
+        return _view(x, tuple(shape), strides, x.data.offset)
+    return Node(ops.EXPAND, (x,), (), tuple(shape), x.dtype)
+
+
+def slice_(x: Node, ranges: Sequence[tuple[int, int, int]]) -> Node:
+    """(start, count, step) for each axis."""
+    shape = tuple(n for _, n, _ in ranges)
+    if shape == x.shape and all(a == 0 and s == 1 for a, _, s in ranges):
+        return x
+    if _is_view(x):
+        assert x.data is not None
+        assert x.data.strides is not None
+        offset = x.data.offset
+        if x.size and 0 not in shape:
+            offset += sum(a * t for (a, _, _), t in zip(ranges, x.data.strides, strict=True))
+        strides = tuple(s * t for (_, _, s), t in zip(ranges, x.data.strides, strict=True))
+        return _view(x, shape, strides, offset)
+    return Node(ops.SLICE, (x,), tuple((a, s) for a, _, s in ranges), shape, x.dtype)
+
+
+def pad(x: Node, widths: Sequence[tuple[int, int]], value: Node) -> Node:
+    """(before, after) for each axis, filled with a 0-d value."""
+    if len(widths) != len(x.shape) or any(a < 0 or b < 0 for a, b in widths):
+        raise ShapeError(
+            f"pad: {list(widths)} does not give (before, after), not negative, "
+            f"for each axis of {shape_text(x.shape)}"
+        )
+    if all(a == 0 and b == 0 for a, b in widths):
+        return x
+    shape = tuple(d + a + b for d, (a, b) in zip(x.shape, widths, strict=True))
+    dtype = common_dtype(ops.PAD, x, value)
+    return Node(ops.PAD, (cast(x, dtype), value), tuple(widths), shape, dtype)
+
+
+def concat(parts: Sequence[Node], axis: int) -> Node:
+    """Tensors one after another along an axis."""
+    if not parts:
+        raise ShapeError("concat of no tensors")
+    axis = normal_axis("concat", axis, len(parts[0].shape))
+    rest = [p.shape[:axis] + p.shape[axis + 1 :] for p in parts]
+    if any(r != rest[0] for r in rest) or any(len(p.shape) <= axis for p in parts):
+        shown = ", ".join(shape_text(p.shape) for p in parts)
+        raise ShapeError(f"concat: shapes {shown} differ outside axis {axis}")
+    dtype = parts[0].dtype
+    for p in parts:
+        if p.dtype is not dtype:
+            dtype = promote("concat", dtype, p.dtype)
+    if len(parts) == 1:
+        return parts[0]
+    args = tuple(p if p.dtype is dtype else cast(p, dtype) for p in parts)
+    total = sum(p.shape[axis] for p in parts)
+    shape = (*parts[0].shape[:axis], total, *parts[0].shape[axis + 1 :])
+    return Node(ops.CONCAT, args, (axis,), shape, dtype)
+
+
+def _integer_index(op: str, i: Node) -> Node:
+    if i.dtype.kind != "int":
+        raise DTypeError(f"{op}: indices are int32, not {i.dtype}")
+    return i if i.dtype is int32 else convert(i, int32, "raise")
+
+
+def take(x: Node, indices: Node, axis: int) -> Node:
+    """Entries of x along axis; negative indices count from the end."""
+    axis = normal_axis("take", axis, len(x.shape))
+    indices = _integer_index("take", indices)
+    if x.shape[axis] == 0 and indices.size:
+        raise ShapeError(f"take from axis {axis} of {shape_text(x.shape)}, which is empty")
+    shape = x.shape[:axis] + indices.shape + x.shape[axis + 1 :]
+    node = Node(ops.TAKE, (x, indices), (axis,), shape, x.dtype)
+    node.site = user_site()
+    return node
+
+
+def matmul(a: Node, b: Node, wide: bool = False) -> Node:
+    """NumPy's matmul: vectors, matrices, and batches that broadcast. `wide` gives float32."""
+    for x in (a, b):
+        if x.dtype.kind != "float" or not x.dtype.computes:
+            raise DTypeError(f"matmul takes float16 or float32, not {x.dtype}")
+        if not x.shape:
+            raise ShapeError("matmul takes vectors and matrices; multiply numbers with `*`")
+    dtype = float32 if wide else promote("matmul", a.dtype, b.dtype)
+    a2 = reshape(a, (1, *a.shape)) if len(a.shape) == 1 else a
+    b2 = reshape(b, (*b.shape, 1)) if len(b.shape) == 1 else b
+    if a2.shape[-1] != b2.shape[-2]:
+        raise ShapeError(
+            f"matmul: {shape_text(a.shape)} @ {shape_text(b.shape)}: "
+            f"the inner sizes {a2.shape[-1]} and {b2.shape[-2]} differ"
+        )
+    batch = broadcast("matmul", a2.shape[:-2], b2.shape[:-2])
+    shape = (*batch, a2.shape[-2], b2.shape[-1])
+    node = Node(ops.MATMUL, (a2, b2), (), shape, dtype)
+    if len(a.shape) == 1:
+        shape = (*shape[:-2], shape[-1])
+    if len(b.shape) == 1:
+        shape = shape[:-1]
+    return reshape(node, shape)
+
+
+def attention(
+    q: Node, k: Node, v: Node, mask: Node | None, length: Node | None, causal: bool, scale: Node
+) -> Node:
+    """q [..., H, T, D], k [..., G, S, D], v [..., G, S, E], H a multiple of G; [..., H, T, E]."""
+    shapes = f"q {shape_text(q.shape)}, k {shape_text(k.shape)}, v {shape_text(v.shape)}"
+    for x in (q, k, v):
+        if x.dtype.kind != "float" or not x.dtype.computes:
+            raise DTypeError(f"scaled_dot_product_attention takes floats, not {x.dtype}")
+    rank_was_2 = len(q.shape) == 2
+    if not len(q.shape) == len(k.shape) == len(v.shape) or len(q.shape) < 2:
+        raise ShapeError(f"scaled_dot_product_attention: ranks differ: {shapes}")
+    if len(q.shape) == 2:
+        q, k, v = (reshape(x, (1, *x.shape)) for x in (q, k, v))
+    batch = q.shape[:-3]
+    heads, groups = q.shape[-3], k.shape[-3]
+    fits = (
+        k.shape[:-3] == v.shape[:-3] == batch
+        and v.shape[-3] == groups
+        and q.shape[-1] == k.shape[-1]
+        and k.shape[-2] == v.shape[-2]
+        and (heads == groups or (groups > 0 and heads % groups == 0))
+    )
+    if not fits:
+        raise ShapeError(
+            f"scaled_dot_product_attention: {shapes}; it takes q [..., H, T, D], "
+            f"k [..., G, S, D], v [..., G, S, E] with H a multiple of G"
+        )
+    out = (*q.shape[:-1], v.shape[-1])
+    args: list[Node] = [q, k, v, scale]
+    if length is not None:
+        if length.shape != () or length.dtype.kind != "int":
+            raise ShapeError("scaled_dot_product_attention: length is one int32")
+        args.append(_integer_index("length", length))
+    if mask is not None:
+        if mask.dtype.kind not in ("bool", "float") or not mask.dtype.computes:
+            raise DTypeError(f"a mask is bool (kept where true) or float (added), not {mask.dtype}")
+        args.append(expand(mask, (*q.shape[:-1], k.shape[-2])))
+    dtype = promote("attention", promote("attention", q.dtype, k.dtype), v.dtype)
+    attrs = (causal, length is not None, mask is not None)
+    node = Node(ops.ATTENTION, tuple(args), attrs, out, dtype)
+    return reshape(node, out[1:]) if rank_was_2 else node
+
+
+def update(x: Node, at: Node, new: Node, axis: int) -> Node:
+    """x with x[at : at + n] along axis replaced by new; consumes x."""
+    axis = normal_axis("update", axis, len(x.shape))
+    expected = (*x.shape[:axis], new.shape[axis] if axis < len(new.shape) else -1)
+    expected = (*expected, *x.shape[axis + 1 :])
+    if new.shape != expected or new.shape[axis] > x.shape[axis]:
+        raise ShapeError(
+            f"update: {shape_text(new.shape)} does not fit {shape_text(x.shape)} along axis {axis}"
+        )
+    if new.dtype is not x.dtype:
+        raise DTypeError(f"update: the tensor is {x.dtype}, the new values are {new.dtype}")
+    if at.shape != () or at.dtype.kind != "int":
+        raise DTypeError("update: the position is one int32")
+    node = Node(ops.UPDATE, (x, _integer_index("update", at), new), (axis,), x.shape, x.dtype)
+    node.site = user_site()
+    return node
+
+
+def index(x: Node, key: Any) -> Node:
+    """x[key] with ints, slices, `...`, None and one int32 tensor for each of some axes.
+
+    Raises IndexRangeError for an int outside its axis and TypeError for other keys.
+    """
+    from tensorlogic.errors import IndexRangeError
+
+    items = list(key) if isinstance(key, tuple) else [key]
+    used = sum(1 for k in items if k is not None and k is not Ellipsis)
+    if sum(1 for k in items if k is Ellipsis) > 1:
+        raise IndexRangeError("an index holds `...` at most once")
+    if used > len(x.shape):
+        raise IndexRangeError(f"{used} indices for a tensor of {len(x.shape)} dims")
+    if Ellipsis not in [k for k in items if not isinstance(k, Node)]:
+        items.append(Ellipsis)
+    spot = next(i for i, k in enumerate(items) if k is Ellipsis)
+    items[spot : spot + 1] = [slice(None)] * (len(x.shape) - used)
+    ranges: list[tuple[int, int, int]] = []
+    shape: list[int] = []
+    gathers: list[tuple[int, Node]] = []
+    axis = 0
+    for k in items:
+        if k is None:
+            shape.append(1)
+            continue
+        size = x.shape[axis]
+        axis += 1
+        if isinstance(k, slice):
+            start, stop, step = k.indices(size)
+            count = len(range(start, stop, step))
+            ranges.append((start, count, step))
+            shape.append(count)
+        elif isinstance(k, Node):
+            ranges.append((0, size, 1))
+            gathers.append((len(shape), k))
+            shape.append(size)
+        elif isinstance(k, int) and not isinstance(k, bool):
+            if not -size <= k < size:
+                raise IndexRangeError(
+                    f"index {k} is outside axis {axis - 1} of {shape_text(x.shape)}"
+                )
+            ranges.append((k % size, 1, 1))
+        else:
+            raise TypeError(
+                f"a tensor is indexed with ints, slices, ..., None and int32 tensors, "
+                f"not {type(k).__name__}"
+            )
+    out = reshape(slice_(x, ranges), tuple(shape))
+    if len(gathers) > 1:
+        raise TypeError("one tensor index at a time; index in steps for more")
+    for at, k in gathers:
+        out = take(out, k, at)
+    return out
+
+
+def consumed(name: str) -> ConsumedError:
+    return ConsumedError(
+        f"{name or 'this tensor'} was consumed by `update`; use the tensor that it returned"
+    )

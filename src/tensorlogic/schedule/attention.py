@@ -1,0 +1,149 @@
+"""Attention as one kernel: online softmax, grouped heads, a run-time length.
+
+A row is one query of one head. It walks the keys once and keeps the largest score m, the sum l of
+exp(score - m) and, in local memory, the weighted sum of the values; when a larger score comes, what
+was summed is scaled down (Milakov and Gimelshein 2018). Scores are never stored.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tensorlogic.dtypes import bool_
+from tensorlogic.graph import Node
+from tensorlogic.kernels import ir
+from tensorlogic.kernels.ir import (
+    Barrier,
+    Buffer,
+    Expr,
+    Fold,
+    Loop,
+    Stmt,
+    Store,
+    binary,
+    cast,
+    const,
+    select,
+    unary,
+    var,
+)
+from tensorlogic.schedule.affine import Affine, LoopVar, dot
+from tensorlogic.schedule.emit import ZERO64, Emitter, Output, Step
+from tensorlogic.schedule.lower import Lowering, affine_value
+from tensorlogic.storage import contiguous_strides
+
+_LOWEST = const(-math.inf, "f32")
+
+
+def attention_step(node: Node, low: Lowering) -> tuple[Step, list[Node]]:
+    """The launch for an attention node."""
+    q, k, v, scale, *more = node.args
+    causal, has_length, has_mask = node.attrs
+    length_node = more[0] if has_length else None
+    mask_node = more[-1] if has_mask else None
+    heads, groups = q.shape[-3], k.shape[-3]
+    width, depth, keys, queries = v.shape[-1], q.shape[-1], k.shape[-2], q.shape[-2]
+    low.folds_allowed = False
+    head_axis = len(node.shape) - 3
+    low.factors[id(node), head_axis] = ((groups, False), (heads // groups, False))
+    rows, at = low.axes(node, node.shape[:-1])
+    low.identity = at
+    *batch, head, query = at
+    group = Affine(0, {t: c // (heads // groups) for t, c in head.terms.items() if _outer(t)})
+    (d_vars, d), (e_vars, e), (s_vars, s) = (
+        low.axis(node, len(node.shape) + i, n) for i, n in enumerate((depth, width, keys))
+    )
+
+    emitter = Emitter()
+    row = ir.index("r")
+    emitter.digits([[x] for x in rows], row)
+    places = [ir.index(name) for name in ("d", "e", "s")]
+    for axis, place in zip((d_vars, e_vars, s_vars), places, strict=True):
+        for x in axis:
+            emitter.place([x], place)
+    at_d, at_e, at_s = places
+
+    seen = Affine(keys)
+    stop: Expr = affine_value(seen)
+    stmts: list[Stmt] = []
+    if length_node is not None:
+        given = low.value(length_node, [])
+        limit = cast(affine_value(seen), "i32")
+        ok = (given >= 0) & (given <= limit)
+        low.check("length", node, ok)
+        stop = cast(select(ok, given, 0), "i64")
+    if causal:
+        own = affine_value(query + (1 - queries)) + stop
+        stop = binary("max", binary("min", own, stop), 0)
+    q_value = low.value(q, [*batch, head, query, d])
+    k_value = low.value(k, [*batch, group, s, d])
+    v_value = low.value(v, [*batch, group, s, e])
+    factor = cast(low.value(scale, []), "f32")
+    dot_product, m, l = var("dot", "f32"), var("m", "f32"), var("l", "f32")
+    score = dot_product * factor
+    if mask_node is not None:
+        mask = low.value(mask_node, [*batch, head, query, s])
+        score = select(mask, score, _LOWEST) if mask_node.dtype is bool_ else score + mask
+    emitter.name_scalars(low)
+    stmts += [emitter.check(c) for c in low.finish()]
+    top = binary("max", m, score)
+    # Where nothing was seen yet, both are -inf, whose difference is NaN.
+    rescale = select(m.eq(-math.inf), 0.0, unary("exp", m - top))
+    weight = select(score.eq(-math.inf), 0.0, unary("exp", score - top))
+
+    sums = Buffer("sums", "f32", True, const(width, "i64"))
+    d_stop, e_stop = const(depth, "i64"), const(width, "i64")
+    left, right = var("dotl", "f32"), var("dotr", "f32")
+    zero = const(0.0, "f32")
+    inner = Fold(
+        at_d,
+        ZERO64,
+        d_stop,
+        "vector",
+        (dot_product,),
+        (zero,),
+        (ir.fma(emitter.rewrite(q_value), emitter.rewrite(k_value), dot_product),),
+        (left,),
+        (right,),
+        (left + right,),
+    )
+    old = ir.load(sums, at_e)
+    update = Store(
+        sums, at_e, old * emitter.rewrite(rescale) + emitter.rewrite(weight * v_value)
+    )
+    walk = Fold(
+        at_s,
+        ZERO64,
+        emitter.rewrite(stop),
+        "serial",
+        (m, l),
+        (_LOWEST, zero),
+        (emitter.rewrite(top), l * emitter.rewrite(rescale) + emitter.rewrite(weight)),
+        (var("ml", "f32"), var("ll", "f32")),
+        (var("mr", "f32"), var("lr", "f32")),
+        (var("ml", "f32"), var("ll", "f32")),  # serial: never merged
+        (inner, Loop(at_e, ZERO64, e_stop, "vector", (update,))),
+    )
+    first, last = ir.index("e0"), ir.index("e1")
+    total = select(l.eq(0.0), const(1.0, "f32"), l)
+    for x in e_vars:
+        emitter.place([x], last)
+    out = Output(node, dot([*at, e], contiguous_strides(node.shape)), ir.load(sums, last) / total)
+    stmts += [
+        Loop(first, ZERO64, e_stop, "vector", (Store(sums, first, zero),)),
+        walk,
+        Barrier(),
+        Loop(last, ZERO64, e_stop, "vector", tuple(emitter.stores(low, [out]))),
+    ]
+    count = math.prod(node.shape[:-1])
+    loop = Loop(row, ZERO64, emitter.number(count), "parallel", tuple(stmts))
+    step = emitter.step([loop], count, keys * (depth + width) if keys else width)
+    step.scratch = 4 * width + 64
+    return step, list(low.dependencies.values())
+
+
+def _outer(term: object) -> bool:
+    """Whether a factor of the head axis counts groups (the first factor)."""
+    return isinstance(term, LoopVar) and term.origin[2] == 0
+
+

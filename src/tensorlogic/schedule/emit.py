@@ -1,0 +1,448 @@
+"""Emission: the expressions of a lowering become one kernel and its launch.
+
+Loops that every address walks as one are collapsed, one of them is chosen for the vector lanes, and
+extents, strides and offsets become run-time parameters: kernels of equal structure are equal text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tensorlogic.graph import Node
+from tensorlogic.kernels import ir
+from tensorlogic.kernels.ir import (
+    Buffer,
+    Check,
+    Expr,
+    Fold,
+    Kernel,
+    Loop,
+    Split,
+    Stmt,
+    Store,
+    const,
+    nodes_of,
+    param,
+    var,
+)
+from tensorlogic.kernels.spec import BATCH, COL, MATMUL_PARAMS, ROW, Matmul
+from tensorlogic.schedule.affine import Affine, LoopVar, collapse
+from tensorlogic.schedule.lower import BufferRef, CheckRecord, FoldRecord, Lowering, Materialise
+
+ZERO64 = const(0, "i64")
+STATUS = "status"
+Number = int | Node | CheckRecord
+"""A launch parameter: known, a Python number that each run reads anew, or a status slot."""
+
+
+@dataclass(eq=False)
+class Output:
+    """A node that a kernel stores: at which flat index, and its value."""
+
+    node: Node
+    at: Affine
+    value: Expr
+
+
+@dataclass(eq=False)
+class Step:
+    """One launch: a kernel and its arguments.
+
+    `buffers` are (node, byte offset) in the kernel's order, None for the status word. `work` is the extent of the
+    parallel range, `cost` roughly how many elements one unit of it touches.
+    """
+
+    kernel: Kernel | Matmul
+    buffers: list[tuple[Node, int] | None]
+    params: list[Number]
+    work: int
+    cost: int
+    reads: list[Node]
+    writes: list[Node]
+    checks: list[CheckRecord] = field(default_factory=list)
+    in_place: Node | None = None
+    """The node whose memory the written one takes over."""
+    scratch: int = 0
+    """Bytes of local memory that a worker needs."""
+    batch: int = 1
+    problem: tuple[int, int, int] = (0, 0, 0)
+    """M, N, K of a product."""
+
+
+@dataclass(eq=False)
+class Part:
+    """A body: how many rows it has, the extent of its innermost loop, and how many elements it
+    touches."""
+
+    rows: int
+    span: int
+    touched: int
+    body: list[Stmt]
+
+
+class Emitter:
+    """Builds one kernel; a Split of several lowerings shares one emitter."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[tuple[int, str], Buffer] = {}
+        self.uses: list[tuple[Node, int] | None] = []
+        self.params: list[Expr] = []
+        self.values: list[Number] = []
+        self.checks: list[CheckRecord] = []
+        self.status: Buffer | None = None
+        self.writes: list[Node] = []
+        self.reads: list[Node] = []
+        self._done: dict[int, Expr] = {}
+        self._keep: list[Any] = []
+        self._places: dict[LoopVar, Expr] = {}
+        self._addresses: dict[Any, Expr] = {}
+        self._by_expr: dict[int, Expr] = {}
+        self._merged: dict[LoopVar, LoopVar] = {}
+
+    # ---- arguments ----
+
+    def number(self, value: Number, dtype: str = "i64") -> Expr:
+        p = param(f"p{len(self.params)}", dtype)
+        self.params.append(p)
+        self.values.append(value)
+        return p
+
+    def buffer(self, ref: BufferRef) -> Buffer:
+        key = (id(ref.node), ref.dtype)
+        found = self.buffers.get(key)
+        if found is None:
+            found = Buffer(f"b{len(self.uses)}", ref.dtype, ref.written)
+            self.buffers[key] = found
+            self.uses.append((ref.node, 0))
+            (self.writes if ref.written else self.reads).append(ref.node)
+        return found
+
+    def status_buffer(self) -> Buffer:
+        if self.status is None:
+            self.status = Buffer(STATUS, "i32", True)
+            self.uses.append(None)
+        return self.status
+
+    def all_buffers(self) -> tuple[Buffer, ...]:
+        named = list(self.buffers.values())
+        if self.status is not None:
+            named.insert(self.uses.index(None), self.status)
+        return tuple(named)
+
+    # ---- expressions ----
+
+    def address(self, at: Affine, offset: bool = True) -> Expr:
+        """An affine index as an expression: strides and offset are parameters, 0 and 1 are known."""
+        key = (at.key(), offset)
+        found = self._addresses.get(key)
+        if found is not None:
+            return found
+        self._keep.append(at)
+        total: Expr | None = self.number(at.const) if offset or at.const else None
+        terms: dict[LoopVar | Expr, int] = {}
+        for t, c in at.terms.items():
+            # Of a collapsed group the last variable carries the coefficient.
+            if not isinstance(t, LoopVar) or self._merged[t] is t:
+                terms[t] = c
+        order = {v: i for i, v in enumerate(self._places)}
+        for t in sorted(
+            terms, key=lambda t: order[t] if isinstance(t, LoopVar) else len(order)
+        ):
+            c = terms[t]
+            place = self._places[t] if isinstance(t, LoopVar) else self.rewrite(t)
+            scaled = place if c == 1 else place * self.number(c)
+            total = scaled if total is None else total + scaled
+        result = total if total is not None else ZERO64
+        self._addresses[key] = result
+        return result
+
+    def rewrite(self, root: Expr) -> Expr:
+        """The expression with affine loads and values made explicit."""
+        for e in nodes_of(root):
+            if id(e) in self._done:
+                continue
+            args = tuple(self._done[id(a)] for a in e.args)
+            if e.op == "load" and isinstance(e.attr, tuple):
+                ref, at = e.attr
+                new = ir.load(self.buffer(ref), self.address(at), *args)
+            elif e.op == "affine":
+                new = self.address(e.attr, offset=False)
+            elif e.op == "index":
+                new = self._by_expr.get(id(e), e)
+            elif any(a is not b for a, b in zip(args, e.args, strict=True)):
+                new = Expr(e.op, e.dtype, args, e.attr)
+            else:
+                new = e
+            self._done[id(e)] = new
+            self._keep.append(e)
+        return self._done[id(root)]
+
+    # ---- loops ----
+
+    def extent(self, group: Sequence[LoopVar]) -> Expr:
+        size = math.prod(v.extent for v in group)
+        return const(size, "i64") if group[-1].static else self.number(size)
+
+    def place(self, group: Sequence[LoopVar], at: Expr) -> None:
+        """A collapsed group of loops runs as one index, standing in its last variable."""
+        last = group[-1]
+        for v in group:
+            self._merged[v] = last
+        self._places[last] = at
+        self._by_expr[id(last.expr)] = at
+
+    def digits(self, groups: Sequence[Sequence[LoopVar]], row: Expr) -> None:
+        """The places of several loops that run as one parallel index."""
+        rest = row
+        for i in range(len(groups) - 1, 0, -1):
+            n = self.extent(groups[i])
+            self.place(groups[i], ir.binary("irem", rest, n))
+            rest = ir.binary("idiv", rest, n)
+        if groups:
+            self.place(groups[0], rest)
+
+    def name_scalars(self, low: Lowering) -> None:
+        """Python numbers are parameters that each run reads anew."""
+        for node in low.scalar_nodes:
+            named = low.scalars[id(node)]
+            self._done[id(named)] = self.number(node, named.dtype)
+
+    def stores(self, low: Lowering, outputs: Sequence[Output]) -> list[Store]:
+        out = []
+        for o in outputs:
+            target = self.buffer(BufferRef(o.node, low.memory_type(o.node), True))
+            out.append(Store(target, self.address(o.at), self.rewrite(o.value)))
+        return out
+
+    def body(self, low: Lowering, outputs: Sequence[Output], name: str, row: Expr) -> Part:
+        """The statements of one lowering for the parallel index `row`."""
+        loops = _Loops(low, outputs)
+        self.digits(loops.rows, row)
+        self.name_scalars(low)
+        checks = low.finish()
+        along, at = loops.vector_row, ir.index(f"{name}v")
+        if along is not None:
+            self.place(along, at)
+        in_lanes = along is None
+        stmts: list[Stmt] = []
+        for f in low.folds:
+            stmts += self._fold(f, loops.fold_groups[id(f)], in_lanes)
+
+        def final() -> list[Stmt]:
+            return [*(self.check(c) for c in checks), *self.stores(low, outputs)]
+
+        stmts += self._loops(loops.columns, in_lanes, final, name)
+        if along is not None:
+            stmts = [Loop(at, ZERO64, self.extent(along), "vector", tuple(stmts))]
+        rows = math.prod(v.extent for g in loops.rows for v in g)
+        inner = [along] if along is not None else loops.columns[-1:]
+        span = math.prod(v.extent for g in inner for v in g)
+        size = math.prod(v.extent for i in low.identity for v in i.variables)
+        per_row = sum(math.prod(v.extent for v in f.variables) for f in low.folds)
+        per_row *= span if along is not None else 1
+        return Part(rows, span, size + per_row * rows, stmts)
+
+    def check(self, record: CheckRecord) -> Check:
+        slot = self.number(record)
+        self.checks.append(record)
+        return Check(self.status_buffer(), slot, self.rewrite(record.ok))
+
+    def _loops(
+        self, groups: Sequence[Sequence[LoopVar]], vector: bool, final: Any, name: str
+    ) -> list[Stmt]:
+        """Nested loops over groups, the last one in lanes."""
+        indices = []
+        for i, g in enumerate(groups):
+            at = ir.index(f"{name}c{i}")
+            self.place(g, at)
+            indices.append((g, at, self.extent(g)))
+        stmts: list[Stmt] = final()
+        for i, (g, at, stop) in reversed(list(enumerate(indices))):
+            innermost = i == len(indices) - 1
+            kind = "vector" if innermost and vector else "unrolled" if g[-1].static else "serial"
+            stmts = [Loop(at, ZERO64, stop, kind, tuple(stmts))]
+        return stmts
+
+    def _fold(
+        self, record: FoldRecord, groups: list[list[LoopVar]], vector: bool
+    ) -> list[Stmt]:
+        """Nested folds over the record's loops. The lanes of a static innermost loop stand
+        outermost, so that they are merged once and not for each block."""
+        name = record.result[0].attr
+        if vector and len(groups) > 1 and groups[-1][-1].static:
+            groups = [groups[-1], *groups[:-1]]
+            lanes = 0
+        else:
+            lanes = len(groups) - 1 if vector else -1
+        stops = []
+        for i, g in enumerate(groups):
+            at = ir.index(f"{name}k{i}")
+            self.place(g, at)
+            stops.append((at, self.extent(g)))
+        init = tuple(self.rewrite(e) for e in record.init)
+        inner: tuple[Expr, ...] = tuple(self.rewrite(e) for e in record.element)
+        checks: tuple[Stmt, ...] = tuple(
+            self.check(c) for c in record.checks
+        )
+        stmts: tuple[Stmt, ...] = checks
+        for i in range(len(groups) - 1, -1, -1):
+            at, stop = stops[i]
+            acc = record.result
+            if i:
+                acc = tuple(var(f"{v.attr}n{i}", v.dtype) for v in record.result)
+            left = tuple(var(f"{v.attr}l", v.dtype) for v in acc)
+            right = tuple(var(f"{v.attr}r", v.dtype) for v in acc)
+            static = groups[i][-1].static
+            kind = "vector" if i == lanes else "unrolled" if static else "serial"
+            step = record.fold.merge(acc, inner)
+            merge = record.fold.merge(left, right)
+            stmts = (Fold(at, ZERO64, stop, kind, acc, init, step, left, right, merge, stmts),)
+            inner = acc
+        return list(stmts)
+
+    def step(self, body: Sequence[Stmt], work: int, cost: int) -> Step:
+        kernel = Kernel(self.all_buffers(), tuple(self.params), tuple(body))
+        return Step(
+            kernel, self.uses, self.values, work, max(cost, 1), self.reads, self.writes, self.checks
+        )
+
+
+class _Loops:
+    """Which loops are rows (parallel), which are columns, and which one runs in lanes."""
+
+    def __init__(self, low: Lowering, outputs: Sequence[Output]):
+        roots = [o.value for o in outputs] + [e for f in low.folds for e in f.element]
+        roots += [c.ok for c in (*low.checks, *low.pending_checks)]
+        indices = [o.at for o in outputs]
+        pinned: set[LoopVar] = set()
+        variables = [v for i in low.identity for v in _in_order(i)]
+        by_expr = {id(v.expr): v for v in variables}
+        by_expr |= {id(v.expr): v for f in low.folds for v in f.variables}
+        stack = list(roots)
+        seen: set[int] = set()
+        self.loads: list[Affine] = []
+        while stack:
+            for e in nodes_of(stack.pop()):
+                if id(e) in seen:
+                    continue
+                seen.add(id(e))
+                if e.op == "load" and isinstance(e.attr, tuple):
+                    at = e.attr[1]
+                    self.loads.append(at)
+                elif e.op == "affine":
+                    at = e.attr
+                elif e.op == "index" and id(e) in by_expr:
+                    pinned.add(by_expr[id(e)])
+                    continue
+                else:
+                    continue
+                indices.append(at)
+                stack += [t for t in at.terms if not isinstance(t, LoopVar)]
+        self.loads += [o.at for o in outputs]
+        rows = low.row_variables
+        outer = [v for v in variables if rows is not None and v in rows]
+        inner = [v for v in variables if rows is None or v not in rows]
+        self.rows = collapse(outer, indices, pinned)
+        self.columns = collapse(inner, indices, pinned)
+        self.fold_groups = {id(f): collapse(f.variables, indices, pinned) for f in low.folds}
+        self.vector_row: list[LoopVar] | None = None
+        if not low.folds:
+            # Without folds all loops but the innermost (and the digits of a block) are parallel.
+            cut = max(len(self.columns) - 1, 0)
+            while cut > 0 and self.columns[cut][-1].static and self.columns[cut - 1][-1].static:
+                cut -= 1
+            self.rows, self.columns = self.columns[:cut], self.columns[cut:]
+        elif self.rows:
+            deepest = [g[-1][-1] for g in (*self.fold_groups.values(), self.columns) if g]
+            along_row = self.rows[-1][-1]
+            score = sum(any(a.coefficient(v) == 1 for v in deepest) for a in self.loads)
+            row_score = sum(a.coefficient(along_row) == 1 for a in self.loads)
+            static = any(v.static for v in deepest)
+            if row_score > score and not static and not along_row.static:
+                self.vector_row = self.rows.pop()
+
+
+def _in_order(at: Affine) -> list[LoopVar]:
+    """The variables of an axis, outermost first."""
+    return sorted(at.variables, key=lambda v: v.origin[2])
+
+
+def kernel_step(low: Lowering, outputs: Sequence[Output]) -> Step:
+    """The launch of an elementwise or row kernel."""
+    emitter = Emitter()
+    row = ir.index("r")
+    part = emitter.body(low, outputs, "", row)
+    (first, *more) = part.body
+    if part.rows == 1 and not more and isinstance(first, Loop) and first.kind == "vector":
+        flat = Loop(first.index, ZERO64, first.stop, "flat", first.body)
+        return emitter.step([flat], part.span, part.touched // max(part.span, 1))
+    loop = Loop(row, ZERO64, emitter.number(part.rows), "parallel", tuple(part.body))
+    return emitter.step([loop], part.rows, part.touched // max(part.rows, 1))
+
+
+def split_step(parts: Sequence[tuple[Lowering, Output]]) -> Step:
+    """One launch over unlike bodies, each with its own loops."""
+    emitter = Emitter()
+    row = ir.index("r")
+    counts, bodies, rows, touched = [], [], 0, 0
+    for i, (low, output) in enumerate(parts):
+        part = emitter.body(low, [output], f"s{i}", row)
+        counts.append(emitter.number(part.rows))
+        bodies.append(tuple(part.body))
+        rows += part.rows
+        touched += part.touched
+    return emitter.step([Split(row, tuple(counts), tuple(bodies))], rows, touched // max(rows, 1))
+
+
+def matmul_step(low: Lowering, outputs: Sequence[Output]) -> Step:
+    """The launch of a product with its epilogue."""
+    assert low.product is not None
+    if low.pending_checks:
+        raise Materialise(low.pending_checks[0].node)
+    node = low.product.node
+    *batch_axes, rows, cols = [_in_order(i) for i in low.identity]
+    batch = [v for axis in batch_axes for v in axis]
+    emitter = Emitter()
+    for place, axis in ((BATCH, batch), (ROW, rows), (COL, cols)):
+        emitter.digits([[v] for v in axis], place)
+    emitter.name_scalars(low)
+    strides: dict[str, list[int]] = {}
+    operands: list[tuple[Node, int] | None] = []
+    contiguous: list[str | None] = []
+    names = (("a", rows, "m"), ("b", cols, "n"))
+    for (side, axis, letter), load, arg in zip(
+        names, (low.product.a, low.product.b), node.args, strict=True
+    ):
+        ref, at = load.attr
+        depth = [v for v in at.variables if v not in batch and v not in axis]
+        one = [collapse(g, [at], set()) for g in (batch, axis, depth)]
+        if any(len(groups) > 1 for groups in one):
+            raise Materialise(arg)
+        by = [at.coefficient(g[-1][-1]) if g else 0 for g in one]
+        strides[side] = [by[0], by[1], by[2]] if side == "a" else [by[0], by[2], by[1]]
+        operands.append((ref.node, at.const * _BYTES[ref.dtype]))
+        contiguous.append("k" if by[2] == 1 else letter if by[1] == 1 else None)
+        emitter.reads.append(ref.node)
+    stores = tuple(emitter.stores(low, outputs))
+    m, n, k = node.shape[-2], node.shape[-1], node.args[0].shape[-1]
+    batches = math.prod(node.shape[:-2])
+    spec = Matmul(
+        low.product.a.attr[0].dtype,
+        low.product.b.attr[0].dtype,
+        contiguous[0],
+        contiguous[1],
+        stores,
+        emitter.all_buffers(),
+        tuple(emitter.params),
+    )
+    numbers: list[Number] = [m, n, k, batches, *strides["a"], *strides["b"]]
+    step = emitter.step([], 0, 0)
+    step.kernel, step.problem, step.batch = spec, (m, n, k), batches
+    step.buffers, step.params = [*operands, *step.buffers], [*numbers, *step.params]
+    return step
+
+
+_BYTES = {"f16": 2, "bf16": 2, "f32": 4, "i32": 4, "bool": 1, "u8": 1}

@@ -1,0 +1,267 @@
+"""Scheduling: which nodes get memory of their own, and the kernels that compute them, in order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tensorlogic import ops
+from tensorlogic.dtypes import float16
+from tensorlogic.graph import Node, shape_text, topological
+from tensorlogic.schedule.affine import SplitNeeded, dot
+from tensorlogic.schedule.attention import attention_step
+from tensorlogic.schedule.emit import (
+    Output,
+    Step,
+    kernel_step,
+    matmul_step,
+    split_step,
+)
+from tensorlogic.schedule.lower import Lowering, Materialise
+from tensorlogic.schedule.update import update_step
+from tensorlogic.settings import Settings
+from tensorlogic.storage import contiguous_strides
+
+MAX_OPS = 128
+"""Ops in one kernel at most; longer chains are cut."""
+MAX_BUFFERS = 24
+"""Inputs of one kernel at most: Metal binds 31 buffers."""
+CHEAP_OPS = 3
+"""A value of one input and so few ops is computed again rather than stored for two kernels."""
+
+_OWN_KERNEL = ("concat", "attention", "update")
+_VIEWS = ("reshape", "permute", "expand", "slice", "cast")
+_COSTLY = ("reduce", "matmul", "take")
+
+
+
+def may_overwrite(x: Node) -> bool:
+    """Whether the memory of a leaf is ours, whole, and read by its one consumer only."""
+    data = x.data
+    return (
+        data is not None
+        and data.memory.owned
+        and not data.memory.shared
+        and x.uses <= 1
+        and data.offset == 0
+        and data.strides == contiguous_strides(x.shape)
+    )
+
+
+Factors = dict[tuple[int, int], tuple[tuple[int, bool], ...]]
+
+
+@dataclass(eq=False)
+class Schedule:
+    """Steps in order, and the memory type of each node that they store."""
+
+    roots: list[Node]
+    steps: list[Step]
+    memory_types: dict[int, str]
+
+    def text(self) -> str:
+        """One line a step: what it computes, its extents, what it reads."""
+        names = {id(n): f"%{i}" for i, n in enumerate(topological(self.roots))}
+        lines = []
+        for i, s in enumerate(self.steps):
+            what = ", ".join(
+                f"{names[id(n)]} = {n.op} {self.memory_types[id(n)]}{shape_text(n.shape)}"
+                for n in s.writes
+            )
+            reads = ", ".join(names.get(id(n), "?") for n in s.reads)
+            size = f"product {s.problem}" if s.problem[0] else f"{s.work} rows of {s.cost}"
+            lines.append(f"{i}: {what}  from {reads}  ({size})")
+        return "\n".join(lines) + "\n"
+
+
+class Scheduler:
+    """Turns a graph without calls into steps."""
+
+    def __init__(self, roots: Sequence[Node], settings: Settings):
+        self._roots = list(roots)
+        self._settings = settings
+        self._order = topological(roots)
+        self._stored: set[int] = set()
+        self._inputs: dict[int, frozenset[int]] = {}
+        self._members: dict[int, frozenset[int]] = {}
+        self._nodes = {id(n): n for n in self._order}
+        self._consumers = Counter(id(a) for n in self._order for a in n.args)
+
+    # ---- what is stored ----
+
+    def _choose_stored(self) -> None:
+        self._stored = {id(r) for r in self._roots}
+        for n in self._order:
+            if n.op is not None and (n.op.kind in _OWN_KERNEL or self._counts_exactly(n)):
+                self._stored.add(id(n))
+            self._limit(n)
+        sinks: dict[int, set[int]] = {id(n): set() for n in self._order}
+        for n in reversed(self._order):
+            mine = sinks[id(n)]
+            if len(mine) > 1 and n.op is not None and self._worth_storing(n):
+                self._stored.add(id(n))
+            passed = {id(n)} if id(n) in self._stored else mine
+            for a in n.args:
+                sinks[id(a)] |= passed
+
+    @staticmethod
+    def _counts_exactly(n: Node) -> bool:
+        """The gate over computed values has a kernel of its own, so that each is counted once."""
+        return n.op is ops.NARROW and n.attrs[0] == "raise" and not n.args[0].is_leaf
+
+    def _limit(self, n: Node) -> None:
+        """Cut what grows beyond one kernel."""
+        if n.op is None:
+            self._members[id(n)], self._inputs[id(n)] = frozenset(), frozenset((id(n),))
+            return
+        members = frozenset((id(n),)).union(*(self._members_of(a) for a in n.args))
+        inputs = frozenset[int]().union(*(self._inputs_of(a) for a in n.args))
+        if len(members) > MAX_OPS or (len(inputs) > MAX_BUFFERS and len(n.args) <= MAX_BUFFERS):
+            for a in n.args:
+                if a.op is not None:
+                    self._stored.add(id(a))
+            members = frozenset((id(n),))
+            inputs = frozenset(id(a) for a in n.args)
+        self._members[id(n)], self._inputs[id(n)] = members, inputs
+
+    def _members_of(self, n: Node) -> frozenset[int]:
+        return frozenset() if id(n) in self._stored else self._members[id(n)]
+
+    def _inputs_of(self, n: Node) -> frozenset[int]:
+        return frozenset((id(n),)) if id(n) in self._stored else self._inputs[id(n)]
+
+    def _worth_storing(self, n: Node) -> bool:
+        assert n.op is not None
+        if n.op.kind in _VIEWS:
+            return False
+        if n.op.kind in _COSTLY:
+            return True
+        costly = any(
+            (op := self._nodes[m].op) is not None and op.kind in _COSTLY
+            for m in self._members[id(n)]
+        )
+        many = len(self._members[id(n)]) > CHEAP_OPS or len(self._inputs[id(n)]) > 1
+        return costly or many
+
+    # ---- kernels ----
+
+    def _memory_type(self, n: Node) -> str:
+        exact = self._settings.precision == "exact"
+        if exact and n.dtype is float16 and not any(n is r for r in self._roots):
+            return "f32"
+        return n.dtype.ir
+
+    def _lowering(self, root: Node, factors: Factors) -> Lowering:
+        def stored(n: Node) -> bool:
+            return n is not root and id(n) in self._stored
+
+        return Lowering(stored, self._memory_type, factors)
+
+    def _restarting(self, root: Node, build: object) -> tuple[Step, list[Node]]:
+        """Lower until nothing has to be split or stored any more."""
+        factors: Factors = {}
+        while True:
+            try:
+                return build(factors)  # type: ignore[operator, no-any-return]
+            except SplitNeeded as split:
+                owner, axis, place = split.variable.origin
+                old = factors.get((owner, axis), ((split.variable.extent, False),))
+                new = [(n, split.static and i > 0) for i, n in enumerate(split.factors)]
+                factors[owner, axis] = (*old[:place], *new, *old[place + 1 :])
+            except Materialise as need:
+                if need.node is root or id(need.node) in self._stored:
+                    raise AssertionError(f"{root.op}: {need.node.op} cannot be lowered") from None
+                self._stored.add(id(need.node))
+
+    def _core(self, root: Node) -> Node:
+        """The node whose loops compute the root: a contiguous result may be reshaped for free."""
+        x = root
+        while x.op is ops.RESHAPE and id(x.args[0]) not in self._stored and x.args[0].op:
+            x = x.args[0]
+        return x
+
+    def _kernel(self, root: Node, factors: Factors) -> tuple[Step, list[Node]]:
+        core = self._core(root)
+        if core is not root and core.op is not None and core.op.kind in _OWN_KERNEL:
+            raise Materialise(core)
+        low = self._lowering(root, factors)
+        _, at = low.axes(core, core.shape)
+        low.identity = at
+        value = low.value(core, at)
+        out = Output(root, dot(at, contiguous_strides(core.shape)), value)
+        step = matmul_step(low, [out]) if low.product else kernel_step(low, [out])
+        return step, list(low.dependencies.values())
+
+    def _concat(self, root: Node, factors: Factors) -> tuple[Step, list[Node]]:
+        (axis,) = root.attrs
+        strides = contiguous_strides(root.shape)
+        parts, needed, start = [], [], 0
+        for part in root.args:
+            if part.size:
+                low = self._lowering(root, factors)
+                _, at = low.axes(part, part.shape)
+                low.identity = at
+                value = low.value(part, at)
+                if low.product is not None or low.folds:
+                    raise Materialise(part)
+                at_root = dot(at, strides) + start * strides[axis]
+                parts.append((low, Output(root, at_root, value)))
+                needed += list(low.dependencies.values())
+            start += part.shape[axis]
+        return split_step(parts), needed
+
+    def _in_place(self, n: Node) -> bool:
+        """Whether nobody else will read the tensor that an update consumes."""
+        x = n.args[0]
+        if not n.args[2].size:
+            return False
+        if x.op is None:
+            return may_overwrite(x)
+        if any(x is r for r in self._roots) or self._consumers[id(x)] > 1:
+            return False
+        self._stored.add(id(x))
+        return True
+
+    def _build(self, root: Node) -> tuple[Step, list[Node]]:
+        assert root.op is not None
+        if root.op is ops.CONCAT:
+            return self._restarting(root, lambda f: self._concat(root, f))
+        if root.op is ops.ATTENTION:
+            return self._restarting(
+                root, lambda f: attention_step(root, self._lowering(root, f))
+            )
+        if root.op is ops.UPDATE and self._in_place(root):
+            return self._restarting(root, lambda f: update_step(root, self._lowering(root, f)))
+        return self._restarting(root, lambda f: self._kernel(root, f))
+
+    def run(self) -> Schedule:
+        self._choose_stored()
+        steps: list[Step] = []
+        built: dict[int, tuple[Step | None, list[Node]]] = {}
+        placed: set[int] = set()
+        stack = [(r, False) for r in reversed(self._roots)]
+        while stack:
+            node, ready = stack.pop()
+            if id(node) in placed or node.op is None:
+                continue
+            if id(node) not in built:
+                built[id(node)] = self._build(node) if node.size else (None, [])
+            step, needed = built[id(node)]
+            if not ready:
+                stack.append((node, True))
+                stack += [(n, False) for n in needed]
+                continue
+            placed.add(id(node))
+            if step is not None:
+                steps.append(step)
+        types = {id(n): self._memory_type(n) for s in steps for n in s.writes}
+        types |= {id(r): r.dtype.ir for r in self._roots}
+        return Schedule(self._roots, steps, types)
+
+
+def schedule(roots: Sequence[Node], settings: Settings) -> Schedule:
+    """The steps that compute the roots: a graph without calls and host conversions."""
+    return Scheduler(roots, settings).run()
+
+

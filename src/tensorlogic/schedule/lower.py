@@ -1,0 +1,547 @@
+"""Lowering: from a node and what it needs to the expressions of one kernel.
+
+The value of a node at given indices is an expression; views change the indices, elementwise ops
+combine expressions, reductions become folds. What cannot be part of the kernel is asked to be
+computed before it (`Materialise`); a loop that has to be split restarts the lowering (`SplitNeeded`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tensorlogic import ops
+from tensorlogic.dtypes import FLOAT16_MAX, DType
+from tensorlogic.graph import Node
+from tensorlogic.kernels import ir
+from tensorlogic.kernels.ir import Expr, cast, const, select, unary, var
+from tensorlogic.kernels.spec import ACC
+from tensorlogic.quants import QUANTS
+from tensorlogic.schedule.affine import (
+    ZERO,
+    Affine,
+    LoopVar,
+    SplitNeeded,
+    dot,
+    reshape_index,
+)
+from tensorlogic.storage import contiguous_strides
+
+SMALL_PRODUCT = 4
+"""Matrix products of so few rows are folds over the weights, fused like any reduction."""
+_IR_TYPE = {"float": "f32", "int": "i32", "bool": "bool"}
+_LOADABLE = ("f16", "bf16", "f32", "i32", "bool")
+
+
+class Materialise(Exception):
+    """`node` has to be computed by a kernel of its own first."""
+
+    def __init__(self, node: Node):
+        super().__init__(node)
+        self.node = node
+
+
+@dataclass(eq=False)
+class BufferRef:
+    """A buffer of a kernel: the memory of a node, seen as elements of `dtype`."""
+
+    node: Node
+    dtype: str
+    written: bool = False
+
+
+@dataclass(eq=False)
+class CheckRecord:
+    """What a status slot counts: `kind` and `node` say which error it stands for."""
+
+    kind: str
+    node: Node
+    ok: Expr
+
+
+@dataclass(eq=False)
+class FoldRecord:
+    """A reduction inside a kernel: its loops, what it folds, and where its result is."""
+
+    variables: list[LoopVar]
+    fold: ops.Fold
+    element: tuple[Expr, ...]
+    result: tuple[Expr, ...]
+    init: tuple[Expr, ...]
+    checks: list[CheckRecord] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A matrix product that the kernel is built around: the loads of its operands."""
+
+    node: Node
+    a: Expr
+    b: Expr
+
+
+def ir_type(dtype: DType) -> str:
+    return _IR_TYPE[dtype.kind]
+
+
+def load_of(ref: BufferRef, at: Affine, where: Expr | None) -> Expr:
+    """A load whose address is still affine; `emit` makes it an expression."""
+    args = () if where is None else (where,)
+    return Expr("load", ir.LOADED_AS[ref.dtype], args, (ref, at))
+
+
+def affine_value(at: Affine) -> Expr:
+    """An affine index as a value (i64)."""
+    return Expr("affine", "i64", (), at)
+
+
+def is_load(e: Expr) -> bool:
+    return e.op == "load" and isinstance(e.attr, tuple)
+
+
+class Lowering:
+    """The expressions of one kernel around a root node."""
+
+    def __init__(
+        self,
+        stored: Callable[[Node], bool],
+        memory_type: Callable[[Node], str],
+        factors: dict[tuple[int, int], tuple[tuple[int, bool], ...]],
+    ):
+        self.stored = stored
+        self.memory_type = memory_type
+        self.factors = factors
+        self.folds_allowed = True
+        self._memo: dict[Any, Expr] = {}
+        self._keep: list[Any] = []
+        self._refs: dict[tuple[int, str], BufferRef] = {}
+        self._fold_variables: set[LoopVar] = set()
+        self._checked: set[int] = set()
+        self.pending_checks: list[CheckRecord] = []
+        self._count = 0
+        self.identity: list[Affine] = []
+        self.folds: list[FoldRecord] = []
+        self.checks: list[CheckRecord] = []
+        self.row_variables: set[LoopVar] | None = None
+        self.product: Product | None = None
+        self.scalars: dict[int, Expr] = {}
+        self.scalar_nodes: list[Node] = []
+        self.dependencies: dict[int, Node] = {}
+
+    # ---- loops ----
+
+    def axis(self, owner: Node, axis: int, extent: int) -> tuple[list[LoopVar], Affine]:
+        """The loops over one axis, split into the factors that were asked for, and its index."""
+        key = (id(owner), axis)
+        factors = self.factors.get(key, ((extent, False),))
+        variables, index, weight = [], ZERO, extent
+        for place, (n, static) in enumerate(factors):
+            weight //= n
+            if n == 1:
+                continue
+            v = LoopVar(f"i{self._count}", n, (*key, place), static)
+            self._count += 1
+            variables.append(v)
+            index = index + Affine(0, {v: weight})
+        return variables, index
+
+    def axes(self, owner: Node, shape: Sequence[int]) -> tuple[list[LoopVar], list[Affine]]:
+        variables: list[LoopVar] = []
+        indices: list[Affine] = []
+        for i, n in enumerate(shape):
+            vs, index = self.axis(owner, i, n)
+            variables += vs
+            indices.append(index)
+        return variables, indices
+
+    def empty_axis(self, owner: Node, axis: int) -> tuple[list[LoopVar], Affine]:
+        """A loop over no elements: what it folds is the identity."""
+        v = LoopVar(f"i{self._count}", 0, (id(owner), axis, 0))
+        self._count += 1
+        return [v], Affine.of(v)
+
+    # ---- values ----
+
+    def ref(self, node: Node, dtype: str, written: bool = False) -> BufferRef:
+        key = (id(node), dtype)
+        found = self._refs.get(key)
+        if found is None:
+            found = self._refs[key] = BufferRef(node, dtype, written)
+            if node.data is None:
+                self.dependencies[id(node)] = node
+        return found
+
+    def value(self, node: Node, at: Sequence[Affine], where: Expr | None = None) -> Expr:
+        """The value of `node` at the indices; loads happen only where `where` holds."""
+        key = (id(node), tuple(i.key() for i in at), id(where) if where is not None else None)
+        found = self._memo.get(key)
+        if found is None:
+            found = self._compute(node, list(at), where)
+            self._memo[key] = found
+            self._keep.append((node, at, where))
+        return found
+
+    def _compute(self, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+        if node.op is None:
+            return self._leaf(node, at, where)
+        if self.stored(node):
+            strides = contiguous_strides(node.shape)
+            return load_of(self.ref(node, self.memory_type(node)), dot(at, strides), where)
+        rule = _RULES.get(node.op.kind)
+        if rule is None:
+            raise Materialise(node)
+        return rule(self, node, at, where)
+
+    def _leaf(self, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+        data = node.data
+        if data is None or node.number is not None:
+            if node.shape == () and node.weak:
+                return self._scalar(node)
+            storage = node.attrs[0]  # a placeholder: contiguous, when a trace is explained
+            if storage in QUANTS:
+                return self._quantized(node, storage, at, where)
+            return load_of(self.ref(node, node.dtype.ir), dot(at, contiguous_strides(node.shape)), where)
+        if data.strides is None:
+            return self._quantized(node, data.storage, at, where)
+        if node.dtype.ir not in _LOADABLE:
+            raise Materialise(node)
+        return load_of(self.ref(node, node.dtype.ir), dot(at, data.strides) + data.offset, where)
+
+    def _scalar(self, node: Node) -> Expr:
+        found = self.scalars.get(id(node))
+        if found is None:
+            found = ir.param(f"s{len(self.scalar_nodes)}", _IR_TYPE[node.dtype.kind])
+            if node.dtype.kind == "bool":
+                found = ir.param(f"s{len(self.scalar_nodes)}", "i32")
+            self.scalars[id(node)] = found
+            self.scalar_nodes.append(node)
+        return cast(found, "bool") if node.dtype.kind == "bool" else found
+
+    def _quantized(self, node: Node, storage: str, at: list[Affine], where: Expr | None) -> Expr:
+        """A value decoded from its block: the row of quants.py at the block's bytes."""
+        quant = QUANTS[storage]
+        flat = dot(at, contiguous_strides(node.shape))
+        block = Affine(
+            flat.const // quant.block,
+            {t: c // quant.block for t, c in flat.terms.items() if c % quant.block == 0},
+        )
+        inside = {t: c for t, c in flat.terms.items() if c % quant.block}
+        start = flat.const % quant.block
+        digits: list[Expr] | None = None
+        if not inside:
+            digits = [const(d, "i64") for d in _digits_of(start, quant.digits)]
+        elif not start:
+            weights = contiguous_strides(quant.digits)
+            wanted = {(w, n) for w, n in zip(weights, quant.digits, strict=True)}
+            have = {
+                (c, t.extent if isinstance(t, LoopVar) else 0): t for t, c in inside.items()
+            }
+            if set(have) == wanted:
+                digits = [
+                    have[w, n].expr  # type: ignore[union-attr]
+                    for w, n in zip(weights, quant.digits, strict=True)
+                ]
+            elif len(inside) == 1:
+                ((t, c),) = inside.items()
+                if isinstance(t, LoopVar) and c == 1 and t.extent % quant.block == 0:
+                    raise SplitNeeded(t, (t.extent // quant.block, *quant.digits), static=True)
+        if digits is None:
+            whole = affine_value(Affine(start, inside))
+            size = const(quant.block, "i64")
+            block = block + Affine.of(ir.binary("idiv", whole, size))
+            rest = ir.binary("irem", whole, size)
+            digits = []
+            for w, n in zip(contiguous_strides(quant.digits), quant.digits, strict=True):
+                digit = ir.binary("idiv", rest, const(w, "i64"))
+                digits.append(ir.binary("irem", digit, const(n, "i64")))
+        u8, f16 = self.ref(node, "u8"), self.ref(node, "f16")
+
+        def byte(offset: Expr) -> Expr:
+            return load_of(u8, _plus(block * quant.nbytes, offset), where)
+
+        def half(offset: Expr) -> Expr:
+            if offset.op == "const":
+                return load_of(f16, block * (quant.nbytes // 2) + offset.attr // 2, where)
+            return load_of(f16, _plus(block * (quant.nbytes // 2), offset >> 1), where)
+
+        return quant.decode(byte, half, tuple(digits))
+
+    # ---- folds ----
+
+    def fold(
+        self,
+        node: Node,
+        at: list[Affine],
+        fold: ops.Fold,
+        dtype: str,
+        variables: list[LoopVar],
+        element: Callable[[], tuple[Expr, ...]],
+    ) -> Expr:
+        """A reduction whose result depends on the variables of `at` alone."""
+        outer: set[LoopVar] = set()
+        for i in at:
+            if i.opaque:
+                raise Materialise(node)
+            outer |= i.variables
+        if outer & self._fold_variables or self.product is not None or not self.folds_allowed:
+            raise Materialise(node)
+        if not variables:
+            return element()[fold.pick]
+        if self.row_variables is None:
+            if not outer and any(i.variables for i in self.identity):
+                raise Materialise(node)
+            self.row_variables = outer
+        elif outer != self.row_variables:
+            raise Materialise(node)
+        self._fold_variables |= set(variables)
+        before = self.pending_checks
+        self.pending_checks = []
+        entries = element()
+        init = fold.init(dtype)
+        result = tuple(
+            var(f"a{len(self.folds)}_{i}", e.dtype) for i, e in enumerate(init)
+        )
+        record = FoldRecord(variables, fold, entries, result, init)
+        record.checks = self.pending_checks
+        self.checks += self.pending_checks
+        self.pending_checks = before
+        self.folds.append(record)
+        return result[fold.pick]
+
+    def finish(self) -> list[CheckRecord]:
+        """The checks that belong to the last pass of the kernel."""
+        pending, self.pending_checks = self.pending_checks, []
+        self.checks += pending
+        return pending
+
+    def check(self, kind: str, node: Node, ok: Expr) -> None:
+        """Count where `ok` is false; each node is counted in one place only."""
+        if id(node) not in self._checked:
+            self._checked.add(id(node))
+            self.pending_checks.append(CheckRecord(kind, node, ok))
+
+
+def _plus(base: Affine, offset: Expr) -> Affine:
+    return base + (offset.attr if offset.op == "const" else Affine.of(offset))
+
+
+def _digits_of(e: int, digits: Sequence[int]) -> list[int]:
+    out = []
+    for w, n in zip(contiguous_strides(tuple(digits)), digits, strict=True):
+        out.append(e // w % n)
+    return out
+
+
+# ---- rules, one for each kind of op ----
+
+Rule = Callable[[Lowering, Node, list[Affine], "Expr | None"], Expr]
+
+
+def _elementwise(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    assert node.op is not None
+    assert node.op.expr is not None
+    (meet,) = node.attrs
+    args = []
+    for i, a in enumerate(node.args):
+        own = at[len(at) - len(a.shape) :]
+        own = [ZERO if n == 1 else ix for n, ix in zip(a.shape, own, strict=True)]
+        value = low.value(a, own, where)
+        condition = node.op is ops.where and i == 0
+        args.append(value if condition else cast(value, ir_type(meet)))
+    return node.op.expr(*args)
+
+
+def _cast(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    return cast(low.value(node.args[0], at, where), ir_type(node.dtype))
+
+
+def _narrow(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    """The overflow gate: finite values beyond ±65504 are counted, or saturated."""
+    value = low.value(node.args[0], at, where)
+    (mode,) = node.attrs
+    size = unary("abs", value)
+    beyond = (size > FLOAT16_MAX) & (size < float("inf"))
+    if mode == "saturate":
+        limit = select(value < 0.0, const(-FLOAT16_MAX, "f32"), const(FLOAT16_MAX, "f32"))
+        return select(beyond, limit, value)
+    if mode == "raise":
+        low.check("overflow", node, unary("not", beyond))
+    return value
+
+
+def _reshape(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    (x,) = node.args
+    if low.stored(x) and x.op is not None:
+        flat = dot(at, contiguous_strides(node.shape))
+        return load_of(low.ref(x, low.memory_type(x)), flat, where)
+    if x.op is None and (x.data is None or x.data.strides is None) and not x.weak:
+        # A quantized leaf (or a placeholder) is contiguous: only its flat index matters.
+        flat = dot(at, contiguous_strides(node.shape))
+        return low.value(x, [ZERO] * (len(x.shape) - 1) + [flat], where)
+    inner = reshape_index(at, node.shape, x.shape)
+    if inner is None:
+        raise Materialise(node)
+    return low.value(x, inner, where)
+
+
+def _permute(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    (order,) = node.attrs
+    inner = [ZERO] * len(at)
+    for i, axis in enumerate(order):
+        inner[axis] = at[i]
+    return low.value(node.args[0], inner, where)
+
+
+def _expand(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    (x,) = node.args
+    inner = [
+        ZERO if n == 1 else i for n, i in zip(x.shape, at[len(at) - len(x.shape) :], strict=True)
+    ]
+    return low.value(x, inner, where)
+
+
+def _slice(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    inner = [i * step + start for i, (start, step) in zip(at, node.attrs, strict=True)]
+    return low.value(node.args[0], inner, where)
+
+
+def _pad(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    x, fill = node.args
+    inside: Expr | None = where
+    inner = []
+    for i, n, (before, after) in zip(at, x.shape, node.attrs, strict=True):
+        inner.append(i + -before)
+        if before or after:
+            ix = affine_value(i + -before)
+            ok = (ix >= 0) & (ix < affine_value(Affine(n)))
+            inside = ok if inside is None else inside & ok
+    border = cast(low.value(fill, [], where), ir_type(node.dtype))
+    if 0 in x.shape:
+        return border
+    assert inside is not None
+    folds = len(low.folds)
+    value = low.value(x, inner, inside)
+    if len(low.folds) != folds:
+        raise Materialise(x)  # a fold computed at indices outside its axis
+    return select(inside, value, border)
+
+
+def _take(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    """The index is clamped, so that nothing outside is read; a wrong one is counted."""
+    x, indices = node.args
+    (axis,) = node.attrs
+    rank = len(indices.shape)
+    given = low.value(indices, at[axis : axis + rank], where)
+    size = cast(affine_value(Affine(x.shape[axis])), "i32")
+    wrapped = select(given < 0, given + size, given)
+    ok = (wrapped >= 0) & (wrapped < size)
+    low.check("index", node, ok if where is None else ok | unary("not", where))
+    spot = Affine.of(cast(select(ok, wrapped, 0), "i64"))
+    return low.value(x, [*at[:axis], spot, *at[axis + rank :]], where)
+
+
+def _update(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    """The update as a value, where it cannot be done in place: the new rows inside, else the old."""
+    x, position, new = node.args
+    (axis,) = node.attrs
+    room = affine_value(Affine(x.shape[axis] - new.shape[axis]))
+    given = cast(low.value(position, []), "i64")
+    ok = (given >= 0) & (given <= room)
+    low.check("update", node, ok)
+    start = select(ok, given, 0)
+    offset = affine_value(at[axis]) - start
+    inside = (offset >= 0) & (offset < affine_value(Affine(new.shape[axis])))
+    guard = inside if where is None else inside & where
+    inner = [*at[:axis], Affine.of(offset), *at[axis + 1 :]]
+    return select(inside, low.value(new, inner, guard), low.value(x, at, where))
+
+
+def _reduce(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    assert node.op is not None
+    assert node.op.fold is not None
+    if where is not None:
+        raise Materialise(node)
+    (x,) = node.args
+    (axes,) = node.attrs
+    variables: list[LoopVar] = []
+    inner = list(at)
+    for a in axes:
+        walk = low.axis(node, a, x.shape[a]) if x.shape[a] else low.empty_axis(node, a)
+        vs, index = walk
+        variables += vs
+        inner[a] = index
+    fold = node.op.fold
+    wanted = ir_type(x.dtype)
+
+    def element() -> tuple[Expr, ...]:
+        value = cast(low.value(x, inner), wanted)
+        spot = dot([inner[a] for a in axes], contiguous_strides(tuple(x.shape[a] for a in axes)))
+        return fold.element(value, affine_value(spot))
+
+    return low.fold(node, at, fold, wanted, variables, element)
+
+
+def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    """A product of few rows is a fold; else the kernel is built around the product."""
+    if where is not None:
+        raise Materialise(node)
+    a, b = node.args
+
+    def operand(x: Node, row: Affine, col: Affine) -> list[Affine]:
+        batch = at[len(at) - len(x.shape) : -2]
+        batch = [ZERO if n == 1 else i for n, i in zip(x.shape[:-2], batch, strict=True)]
+        pair = [ZERO if n == 1 else i for n, i in zip(x.shape[-2:], (row, col), strict=True)]
+        return [*batch, *pair]
+
+    quantized = any(n.data is not None and n.data.strides is None for n in _sources(b))
+    if node.shape[-2] <= SMALL_PRODUCT or a.shape[-1] == 0 or quantized:
+        depth, axis = a.shape[-1], len(node.shape)
+        variables, k = low.axis(node, axis, depth) if depth else low.empty_axis(node, axis)
+        fold = ops.reduce_sum.fold
+        assert fold is not None
+
+        def element() -> tuple[Expr, ...]:
+            left = low.value(a, operand(a, at[-2], k))
+            return (left * low.value(b, operand(b, k, at[-1])),)
+
+        return low.fold(node, at, fold, "f32", variables, element)
+    plain = [i.key() for i in at] == [i.key() for i in low.identity]
+    busy = low.product is not None or low.row_variables is not None
+    if not plain or busy or not low.folds_allowed:
+        raise Materialise(node)
+    low.row_variables = {v for i in low.identity for v in i.variables}
+    _, k = low.axis(node, len(node.shape), a.shape[-1])
+    loads = []
+    for x, pair in ((a, (at[-2], k)), (b, (k, at[-1]))):
+        pending = list(low.pending_checks)
+        load = low.value(x, operand(x, *pair))
+        if not is_load(load) or load.args or load.attr[1].opaque or low.pending_checks != pending:
+            raise Materialise(x)
+        loads.append(load)
+    low.product = Product(node, *loads)
+    low._fold_variables |= k.variables
+    return ACC
+
+
+def _sources(x: Node) -> list[Node]:
+    """The leaf under a chain of views and casts, if there is one."""
+    while x.op is not None and x.op.kind in ("reshape", "permute", "expand", "slice", "cast"):
+        x = x.args[0]
+    return [x]
+
+
+_RULES: dict[str, Rule] = {
+    "elementwise": _elementwise,
+    "cast": _cast,
+    "narrow": _narrow,
+    "reshape": _reshape,
+    "permute": _permute,
+    "expand": _expand,
+    "slice": _slice,
+    "pad": _pad,
+    "take": _take,
+    "reduce": _reduce,
+    "matmul": _matmul,
+    "update": _update,
+}

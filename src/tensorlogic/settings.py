@@ -1,0 +1,42 @@
+"""Settings: one immutable object, changed for a block by context managers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """precision: "default", or "exact" (values between kernels are kept in float32)."""
+
+    precision: str = "default"
+
+
+_current: ContextVar[Settings] = ContextVar("tensorlogic_settings", default=Settings())  # noqa: B039
+
+
+def current() -> Settings:
+    return _current.get()
+
+
+@contextmanager
+def precision(mode: str) -> Iterator[None]:
+    """Within the block, `mode` "exact" keeps values between kernels in float32.
+
+    Results keep their dtype. Raises ValueError for a mode other than "default" and "exact".
+
+    >>> import tensorlogic as tl
+    >>> with tl.precision("exact"):
+    ...     (tl.tensor([1.0, 2.0]) * 3).tolist()
+    [3.0, 6.0]
+    """
+    if mode not in ("default", "exact"):
+        raise ValueError(f'precision is "default" or "exact", not {mode!r}')
+    token = _current.set(replace(_current.get(), precision=mode))
+    try:
+        yield
+    finally:
+        _current.reset(token)

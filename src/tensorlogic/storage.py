@@ -1,0 +1,119 @@
+"""Spans of host memory, and tensors laid out in them."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+
+ALIGNMENT = 64
+
+serials = itertools.count()
+"""Numbers nodes and memory in the order of their making: what a trace made is younger than it."""
+
+
+class Memory:
+    """One span of host memory.
+
+    `address` and `nbytes` say where it lies; `owner` keeps it alive. `owned` memory was allocated
+    here, so that a kernel may write into it; memory of a file or of a NumPy array is only read.
+    `shared` is set once a view of it was handed out, after which nothing may write in place.
+    """
+
+    __slots__ = ("__weakref__", "address", "base", "nbytes", "owned", "owner", "serial", "shared")
+
+    def __init__(self, base: Bytes, owner: object, owned: bool):
+        self.base = base
+        self.address: int = base.__array_interface__["data"][0]
+        self.nbytes = base.nbytes
+        self.owner = owner
+        self.owned = owned
+        self.shared = False
+        self.serial = next(serials)
+
+    @classmethod
+    def allocate(cls, nbytes: int) -> Memory:
+        """Uninitialised memory, aligned and padded to 64 bytes."""
+        padded = -(-nbytes // ALIGNMENT) * ALIGNMENT
+        raw = np.empty(padded + ALIGNMENT, np.uint8)
+        start = -raw.__array_interface__["data"][0] % ALIGNMENT
+        return cls(raw[start : start + padded], raw, True)
+
+    @classmethod
+    def of_array(cls, array: NDArray[Any]) -> tuple[Memory, int]:
+        """The bytes that `array` spans, without a copy, and the offset of its first element."""
+        low, high = np.lib.array_utils.byte_bounds(array)
+        start = array.__array_interface__["data"][0]
+        if array.flags.c_contiguous:
+            base = array.reshape(-1).view(np.uint8)
+        else:
+            import ctypes
+
+            span = (ctypes.c_uint8 * (high - low)).from_address(low)
+            base = np.frombuffer(span, np.uint8)
+        return cls(base, array, False), start - low
+
+    def view(
+        self, dtype: np.dtype[Any], shape: tuple[int, ...], strides: tuple[int, ...], offset: int
+    ) -> NDArray[Any]:
+        """A NumPy array over this memory; strides and offset count elements of `dtype`."""
+        size = dtype.itemsize
+        if 0 in shape:
+            return np.empty(shape, dtype)
+        return np.ndarray(
+            shape, dtype, self.base.data, offset * size, tuple(s * size for s in strides)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Strided:
+    """Where the values of a leaf lie: `offset` and `strides` count elements of the storage type.
+
+    A quantized storage (`strides` is None) has no strides: its rows of blocks lie one after another
+    from byte `offset`.
+    """
+
+    memory: Memory
+    storage: str
+    offset: int
+    strides: tuple[int, ...] | None
+
+
+def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Row-major strides, in elements."""
+    strides = [1] * len(shape)
+    for axis in range(len(shape) - 2, -1, -1):
+        strides[axis] = strides[axis + 1] * shape[axis + 1]
+    return tuple(strides)
+
+
+def reshape_strides(
+    shape: tuple[int, ...], strides: tuple[int, ...], new: tuple[int, ...]
+) -> tuple[int, ...] | None:
+    """Strides that show a strided array in a new shape without a copy, or None."""
+    old = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
+    result = [0] * len(new)
+    group: list[tuple[int, int]] = []  # adjacent old axes that run on as one
+    merged: list[list[int]] = []
+    for n, s in old:
+        if merged and merged[-1][1] == s * n:
+            merged[-1] = [merged[-1][0] * n, s]
+        else:
+            merged.append([n, s])
+    group = [(n, s) for n, s in merged]
+    axis = len(new) - 1
+    for n, s in reversed(group):
+        while n > 1:
+            while axis >= 0 and new[axis] == 1:
+                axis -= 1
+            if axis < 0 or n % new[axis]:
+                return None
+            result[axis] = s
+            n, s = n // new[axis], s * new[axis]
+            axis -= 1
+    return tuple(result)

@@ -1,0 +1,567 @@
+"""`Tensor`: a typed value that records what is done with it and is computed when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeVar, TypeVarTuple, Unpack, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tensorlogic import gate, record, runtime
+from tensorlogic.devices.base import resolve
+from tensorlogic.dtypes import DType, as_dtype, bool_, float16, float32, int32
+from tensorlogic.errors import DTypeError, ShapeError, TensorLogicError, TraceError
+from tensorlogic.graph import Node, Shape, leaf, number, shape_text, user_site
+from tensorlogic.ops import OPS, Op
+from tensorlogic.storage import Memory, Strided, contiguous_strides
+from tensorlogic.typed import DT, Dims, TypedTensor
+
+_T = TypeVar("_T", float16, float32, int32, bool_)
+_B = TypeVarTuple("_B")
+_N = TypeVar("_N")
+_M = TypeVar("_M")
+
+MAX_PENDING = 8192
+"""Ops on the longest pending path after which a recording loop is evaluated in between."""
+
+
+def as_node(value: Any) -> Node:
+    """The node of a tensor, a Python number or a NumPy scalar."""
+    if isinstance(value, Tensor):
+        return value._node
+    if isinstance(value, bool | int | float):
+        return number(value)
+    if isinstance(value, np.generic) and value.ndim == 0 and value.dtype.kind in "fiub":
+        return number(value.item())
+    if isinstance(value, np.ndarray):
+        raise DTypeError(
+            "an ndarray does not mix with tensors by itself: say `tl.tensor(array)` (a copy, "
+            "float16 unless dtype says otherwise) or `tl.from_numpy(array)` (no copy)"
+        )
+    raise TypeError(f"a tensor or a number was expected, not {type(value).__name__}")
+
+
+def wrap(node: Node) -> Tensor:
+    """The tensor of a node; a path of pending ops that has grown long is evaluated."""
+    if node.pending > MAX_PENDING and not node.traced:
+        runtime.evaluate([node])
+    t = Tensor.__new__(Tensor)
+    t._hold = node
+    return t
+
+
+class Tensor(TypedTensor[DT, Unpack[Dims]]):
+    """A typed tensor. Made by `tl.tensor`, `tl.zeros`, ..., `model.get_tensor` and by ops.
+
+    In annotations, `Tensor[float16, N, D]` gives dtype and dims.
+
+    >>> import tensorlogic as tl
+    >>> x = tl.tensor([[1.0, 2.0], [3.0, 4.0]])
+    >>> (x @ x + 1).tolist()
+    [[8.0, 11.0], [16.0, 23.0]]
+    """
+
+    __slots__ = ("__weakref__", "_hold")
+
+    _hold: Node | None
+
+    __array_ufunc__ = None
+    __hash__ = object.__hash__
+
+    def __init__(self) -> None:
+        raise TypeError("make tensors with tl.tensor(...), tl.zeros(...), tl.from_numpy(...), ...")
+
+    @property
+    def _node(self) -> Node:
+        node = self._hold
+        if node is None or node.consumed:
+            raise record.consumed(node.name if node else "")
+        return node
+
+    # ---- what it is ----
+
+    @property
+    def shape(self) -> Shape:
+        """Sizes of the axes."""
+        return self._node.shape
+
+    @property
+    def dtype(self) -> DType:
+        """Element type, for quantized tensors float16."""
+        return self._node.dtype
+
+    @property
+    def storage(self) -> str:
+        """How the values are kept: the dtype's name, or a quantized type such as "q4_0"."""
+        node = self._node
+        return node.data.storage if node.data is not None else node.dtype.name
+
+    @property
+    def device(self) -> str:
+        """The device it is committed to; tensors made without one show "cpu", where they lie."""
+        return self._node.device or "cpu"
+
+    @property
+    def ndim(self) -> int:
+        return len(self._node.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self._node.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the values take in their storage."""
+        node = self._node
+        if node.data is not None and node.data.strides is None:
+            return node.data.memory.nbytes
+        return node.size * node.dtype.itemsize
+
+    @property
+    def name(self) -> str:
+        """The name in the file that it came from, or ""."""
+        return self._node.name
+
+    # ---- its values ----
+
+    def numpy(self) -> NDArray[Any]:
+        """The values as a NumPy array; read-only, and without a copy where that is possible."""
+        node = self._node
+        _not_traced(node, "its values")
+        runtime.evaluate([node])
+        return runtime.array_of(node, export=True)
+
+    def tolist(self) -> Any:
+        """The values as nested lists of Python numbers."""
+        return self.numpy().tolist()
+
+    def item(self) -> Any:
+        """The value of a tensor of one element, as a Python number."""
+        if self.size != 1:
+            raise ShapeError(f"item() is for one element; this tensor is {shape_text(self.shape)}")
+        return self.numpy().reshape(()).item()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        a = self.numpy()
+        if dtype is not None and a.dtype != dtype:
+            if copy is False:
+                raise ValueError("a conversion needs a copy")
+            return a.astype(dtype)
+        return a.copy() if copy else a
+
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: Any = None,
+        dl_device: Any = None,
+        copy: Any = None,
+    ) -> Any:
+        """DLPack capsule on the CPU. Consumers may write, so that they get a copy."""
+        if copy is False:
+            raise BufferError("a tensor is immutable; DLPack exports a copy")
+        return self.numpy().copy().__dlpack__()
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)
+
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise TensorLogicError(
+                f"the truth of a tensor of {self.size} elements is not one bool: compare with "
+                f"`.item()`, or select with `tl.where`"
+            )
+        return bool(self._scalar("its truth"))
+
+    def __float__(self) -> float:
+        return float(self._scalar("its number"))
+
+    def __int__(self) -> int:
+        return int(self._scalar("its number"))
+
+    def __index__(self) -> int:
+        if self.dtype.kind != "int":
+            raise TypeError(f"only an int32 tensor is an index, not {self.dtype}")
+        return int(self._scalar("its number"))
+
+    def _scalar(self, what: str) -> Any:
+        _not_traced(self._node, what)
+        return self.item()
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a 0-d tensor has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        node = self._hold
+        if node is None or node.consumed:
+            return "Tensor(consumed by update)"
+        facts = f"shape={shape_text(node.shape)}, dtype={node.dtype}, device={self.device}"
+        if node.traced:
+            return f"Tensor(traced, {facts})"
+        return f"Tensor({self.format()}, {facts})"
+
+    def __str__(self) -> str:
+        return self.format()
+
+    def format(self) -> str:
+        """The values as text, long tensors shortened: [[2.21, 2.82], [4.91, 6.42]]."""
+        node = self._node
+        _not_traced(node, "its values")
+        values = self.numpy()
+        shown: str = np.array2string(values, separator=", ", threshold=200, edgeitems=3)
+        return shown
+
+    # ---- conversions ----
+
+    @overload
+    def to(self, target: type[_T], on_overflow: str = "raise") -> Tensor[_T, Unpack[Dims]]: ...
+    @overload
+    def to(self, target: Any, on_overflow: str = "raise") -> Tensor[Any, Unpack[Dims]]: ...
+    def to(self, target: Any, on_overflow: str = "raise") -> Tensor:
+        """This tensor in another dtype or on another device.
+
+        A conversion to float16 passes the overflow gate: a value beyond ±65504 is a RangeError when
+        it is computed, unless on_overflow is "saturate", "inf" or "float32" (then the values are
+        scanned at once, and the tensor stays float32 if it has to).
+
+        >>> import tensorlogic as tl
+        >>> tl.tensor([1.0, 2.0]).to(tl.float32).dtype
+        float32
+        """
+        gate.check_on_overflow(on_overflow)
+        node = self._node
+        if isinstance(target, str) and resolve(target, missing_ok=True) is not None:
+            return self._to_device(target)
+        dtype = as_dtype(target)
+        if dtype is float16 and on_overflow == "float32" and node.dtype is not float16:
+            wide = self if node.dtype is float32 else wrap(record.convert(node, float32, "inf"))
+            count, _ = gate.count_overflow(self.numpy())
+            return wide if count else wrap(record.convert(node, dtype, "inf"))
+        return wrap(record.convert(node, dtype, on_overflow))
+
+    def _to_device(self, target: str) -> Tensor:
+        label = resolve(target)
+        node = self._node
+        if node.device == label:
+            return self
+        _not_traced(node, "another device")
+        runtime.evaluate([node])
+        if node.data is None:
+            raise TraceError("a placeholder has no device to leave")
+        return wrap(leaf(node.data, node.shape, node.dtype, label, node.name))
+
+    def dequantize(self) -> Tensor[DT, Unpack[Dims]]:
+        """A quantized tensor as plain float16 values; any other tensor as it is."""
+        if self._node.data is None or self._node.data.strides is not None:
+            return self
+        return wrap(record.cast(record.cast(self._node, float32), float16))
+
+    def explain(self, stage: str = "kernels", device: str | None = None) -> str:
+        """How this tensor would be computed: "graph", "schedule", "kernels" or "source".
+
+        `device` may name one that this machine does not have: its source is printed all the same.
+        """
+        return runtime.explain([self._node], stage, device)
+
+    # ---- views ----
+
+    @property
+    def T(self: Tensor[DT, Unpack[_B], _N, _M]) -> Tensor[DT, Unpack[_B], _M, _N]:
+        """The last two axes exchanged."""
+        if self.ndim < 2:
+            return wrap(self._node)
+        axes = [*range(self.ndim - 2), self.ndim - 1, self.ndim - 2]
+        return wrap(record.permute(self._node, axes))
+
+    def __getitem__(self, key: Any) -> Tensor[DT, Unpack[tuple[Any, ...]]]:
+        return wrap(record.index(self._node, _index_nodes(key)))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise TypeError(
+            "a tensor is immutable: instead of `x[i] = v` write `x = x.update(i, v)` for a range "
+            "of one axis, or `x = tl.where(mask, v, x)`"
+        )
+
+    def update(self, at: Any, new: Tensor, axis: int = 0) -> Tensor[DT, Unpack[Dims]]:
+        """This tensor with `self[at : at + len(new)]` along `axis` replaced by `new`.
+
+        `at` is an int or an int32 tensor of one element. Consumes this tensor: using it afterwards
+        raises ConsumedError, so that its memory can be written in place.
+
+        >>> import tensorlogic as tl
+        >>> tl.zeros([3, 1]).update(1, tl.ones([1, 1])).tolist()
+        [[0.0], [1.0], [0.0]]
+        """
+        node = self._node
+        result = wrap(record.update(node, as_node(at), as_node(new), axis))
+        node.consumed = True  # the node, for other tensors may name it too
+        self._hold = None
+        return result
+
+
+def _index_nodes(key: Any) -> Any:
+    if isinstance(key, tuple):
+        return tuple(_index_nodes(k) for k in key)
+    if isinstance(key, Tensor):
+        return key._node
+    if isinstance(key, np.integer):
+        return int(key)
+    if isinstance(key, list | np.ndarray):
+        return tensor(key, dtype=int32)._node
+    if isinstance(key, slice):
+        return slice(*(_bound(b) for b in (key.start, key.stop, key.step)))
+    return key
+
+
+def _bound(value: Any) -> Any:
+    return value.__index__() if isinstance(value, Tensor) else value
+
+
+def _not_traced(node: Node, what: str) -> None:
+    if node.traced:
+        raise TraceError(
+            f"{user_site()}: a value was asked for {what} while a tl.function was being traced; "
+            f"there it has none yet. Keep to tensor ops (tl.where, ...), or pass a bool or str, "
+            f"which are fixed for each trace"
+        )
+
+
+# ---- operators, made from the rows -------------------------------------------------------------
+
+_PYTHON = {
+    "+": "add",
+    "-": "sub",
+    "*": "mul",
+    "/": "truediv",
+    "//": "floordiv",
+    "%": "mod",
+    "&": "and",
+    "|": "or",
+    "^": "xor",
+    "==": "eq",
+    "!=": "ne",
+    "<": "lt",
+    "<=": "le",
+    ">": "gt",
+    ">=": "ge",
+    "neg": "neg",
+    "abs": "abs",
+    "~": "invert",
+}
+
+
+def _operator(op: Op, swap: bool) -> Any:
+    def binary(self: Tensor, other: Any) -> Any:
+        if not isinstance(other, Tensor | bool | int | float | np.generic | np.ndarray):
+            return NotImplemented
+        a, b = self._node, as_node(other)
+        return wrap(record.elementwise(op, b, a) if swap else record.elementwise(op, a, b))
+
+    def unary(self: Tensor) -> Tensor:
+        return wrap(record.elementwise(op, self._node))
+
+    return unary if op.arity == 1 else binary
+
+
+def _install_operators() -> None:
+    for op in OPS.values():
+        if op.symbol:
+            name = _PYTHON[op.symbol]
+            setattr(Tensor, f"__{name}__", _operator(op, False))
+            if op.arity == 2 and op.result != "bool":
+                setattr(Tensor, f"__r{name}__", _operator(op, True))
+
+
+_install_operators()
+
+
+def _matmul(self: Tensor, other: Any) -> Any:
+    if not isinstance(other, Tensor):
+        return NotImplemented if not isinstance(other, np.ndarray) else as_node(other)
+    return wrap(record.matmul(self._node, other._node))
+
+
+def _pow(self: Tensor, exponent: Any) -> Any:
+    """Whole exponents up to 64 by repeated squaring, and 0.5 and -0.5 by roots."""
+    if exponent in (0.5, -0.5):
+        return wrap(record.elementwise(OPS["sqrt" if exponent > 0 else "rsqrt"], self._node))
+    if not isinstance(exponent, int | float) or exponent != int(exponent) or abs(exponent) > 64:
+        return NotImplemented
+    n = abs(int(exponent))
+    power, out = wrap(record.cast(self._node, float32)) if self.dtype is float16 else self, None
+    while n:
+        if n & 1:
+            out = power if out is None else out * power
+        n >>= 1
+        power = power * power if n else power
+    if out is None:
+        out = wrap(record.elementwise(OPS["add"], (self * 0)._node, number(1)))
+    if exponent < 0:
+        out = 1.0 / out
+    return wrap(record.cast(out._node, self.dtype))
+
+
+Tensor.__matmul__ = _matmul  # type: ignore[method-assign, assignment]
+Tensor.__pow__ = _pow  # type: ignore[method-assign, assignment]
+
+
+# ---- making tensors ----------------------------------------------------------------------------
+
+
+def tensor(
+    data: Any, dtype: Any = float16, device: str | None = None, on_overflow: str = "raise"
+) -> Tensor:
+    """A tensor with a copy of `data`: nested lists, a number, an array or anything with __array__.
+
+    dtype: a dtype, its name or a NumPy dtype, float16 unless said otherwise. Raises RangeError for
+    a value that float16 cannot hold (see `Tensor.to` for on_overflow), ShapeError for ragged lists.
+
+    >>> import tensorlogic as tl
+    >>> tl.tensor([[1, 2], [3, 4]])
+    Tensor([[1., 2.],
+     [3., 4.]], shape=[2, 2], dtype=float16, device=cpu)
+    """
+    gate.check_on_overflow(on_overflow)
+    wanted = as_dtype(dtype)
+    if isinstance(data, Tensor):
+        data = data.numpy()
+    array = _as_array(data)
+    if on_overflow == "float32" and wanted is float16:
+        wanted = float32 if gate.count_overflow(array)[0] else float16
+    array = gate.convert_array(array, wanted, on_overflow)
+    return _from_array(array.copy(), wanted, device)
+
+
+def _as_array(data: Any) -> NDArray[Any]:
+    def plain(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.numpy()
+        return [plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+    try:
+        array = np.asarray(plain(data) if isinstance(data, list | tuple) else data)
+    except (ValueError, OverflowError) as e:
+        raise ShapeError(f"tensor: nested lists of unequal length ({e})") from None
+    if array.dtype == object:
+        raise DTypeError("tensor: the data holds values that are not numbers")
+    return array if array.size or array.dtype != np.float64 else array.astype(np.float32)
+
+
+def _from_array(array: NDArray[Any], dtype: DType, device: str | None) -> Tensor:
+    """A leaf over an array that is ours alone."""
+    array = np.ascontiguousarray(array).reshape(array.shape)
+    memory, _ = Memory.of_array(array)
+    memory.owned = True
+    data = Strided(memory, dtype.name, 0, contiguous_strides(array.shape))
+    return wrap(leaf(data, array.shape, dtype, resolve(device)))
+
+
+def from_numpy(array: NDArray[Any], device: str | None = None) -> Tensor:
+    """A tensor over the very memory of a NumPy array: no copy, later changes show.
+
+    The dtype is the array's own; dtypes that do not compute are storage dtypes.
+
+    >>> import numpy as np, tensorlogic as tl
+    >>> tl.from_numpy(np.arange(3, dtype=np.float32)).dtype
+    float32
+    """
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"from_numpy takes a NumPy array, not {type(array).__name__}")
+    dtype = as_dtype(array.dtype)
+    size = array.itemsize
+    aligned = array.__array_interface__["data"][0] % size == 0
+    if not aligned or any(s % size for s in array.strides) or not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("=")).copy()
+    if array.size == 0:
+        return _from_array(array.copy(), dtype, device)
+    memory, start = Memory.of_array(array)
+    data = Strided(memory, dtype.name, start // size, tuple(s // size for s in array.strides))
+    return wrap(leaf(data, array.shape, dtype, resolve(device)))
+
+
+def from_storage(data: NDArray[np.uint8], shape: Shape, storage: str, name: str = "") -> Tensor:
+    """A tensor over bytes that lie where they are, such as a part of a mapped file.
+
+    data: exactly the tensor's bytes, 1-d; copied only if they are misaligned. storage: a dtype name
+    or a quantized type; the dtype follows from it.
+    """
+    from tensorlogic.dtypes import DTYPES
+    from tensorlogic.quants import QUANTS
+
+    dtype = float16 if storage in QUANTS else DTYPES[storage]
+    alignment = 2 if storage in QUANTS else dtype.itemsize
+    if data.__array_interface__["data"][0] % alignment:
+        data = data.copy()
+    strides = None if storage in QUANTS else contiguous_strides(shape)
+    memory = Memory(data, data, False)
+    return wrap(leaf(Strided(memory, storage, 0, strides), shape, dtype, None, name))
+
+
+def full(shape: Any, value: float, dtype: Any = float16, device: str | None = None) -> Tensor:
+    """A tensor of one value.
+
+    >>> import tensorlogic as tl
+    >>> tl.full([2], 0.5).tolist()
+    [0.5, 0.5]
+    """
+    sizes = _sizes(shape)
+    array = gate.convert_array(np.asarray(value), as_dtype(dtype))
+    return _from_array(np.full(sizes, array), as_dtype(dtype), device)
+
+
+def _sizes(shape: Any) -> Shape:
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    for d in sizes:
+        if isinstance(d, bool) or not isinstance(d, int | np.integer):
+            raise TypeError(f"a shape is a sequence of ints, not {shape!r}")
+        if d < 0:
+            raise ShapeError(f"a size is negative in {list(sizes)}")
+    return tuple(int(d) for d in sizes)
+
+
+def zeros(shape: Any, dtype: Any = float16, device: str | None = None) -> Tensor:
+    """A tensor of zeros.
+
+    >>> import tensorlogic as tl
+    >>> tl.zeros([2, 3]).shape
+    (2, 3)
+    """
+    return full(shape, 0, dtype, device)
+
+
+def ones(shape: Any, dtype: Any = float16, device: str | None = None) -> Tensor:
+    """A tensor of ones."""
+    return full(shape, 1, dtype, device)
+
+
+def eye(n: int, dtype: Any = float16, device: str | None = None) -> Tensor:
+    """The identity matrix of n rows."""
+    return _from_array(np.eye(n, dtype=as_dtype(dtype).numpy), as_dtype(dtype), device)
+
+
+def arange(
+    start: float,
+    stop: float | None = None,
+    step: float = 1,
+    dtype: Any = None,
+    device: str | None = None,
+) -> Tensor:
+    """Numbers from start (inclusive) to stop (exclusive); int32 if all three are ints.
+
+    >>> import tensorlogic as tl
+    >>> tl.arange(4).tolist(), tl.arange(0.0, 1.0, 0.5).dtype
+    ([0, 1, 2, 3], float16)
+    """
+    if stop is None:
+        start, stop = 0, start
+    whole = all(isinstance(v, int) for v in (start, stop, step))
+    wanted = as_dtype(dtype) if dtype is not None else (int32 if whole else float16)
+    array = gate.convert_array(np.arange(start, stop, step), wanted)
+    return _from_array(array.copy(), wanted, device)

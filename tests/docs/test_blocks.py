@@ -1,0 +1,115 @@
+"""The runner of code blocks notices what is wrong with a document."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from tests.docs.blocks import BlockError, Session, missing_links, read_blocks
+
+
+def _run(text: str) -> Session:
+    session = Session("page.md")
+    session.run(read_blocks(dedent(text), "page.md"))
+    return session
+
+
+def test_blocks_run_in_one_namespace_and_in_order() -> None:
+    session = _run(
+        """
+        ```python
+        x = 1
+        ```
+        text
+        ```python
+        x += 1
+        print("x is", x)
+        ```
+        ```output
+        x is 2
+        ```
+        - in a list
+          ```tensorlogic
+          let y = 20
+          ```
+        ```tensorlogic
+        print(y + 1)
+        ```
+        ```text
+        read only
+        ```
+        ```output
+        21
+        ```
+        """
+    )
+    assert session.python["x"] == 2
+    assert session.tensorlogic == {"y": 20}
+
+
+def test_what_should_fail() -> None:
+    _run(
+        """
+        ```python fails
+        raise ValueError("no")
+        ```
+        ```output
+        ValueError: no
+        ```
+        ```tensorlogic fails
+        print(x)
+        ```
+        ```output
+        page.tl:1:7: `x` is not defined
+          1 | print(x)
+            |       ^
+        ```
+        """
+    )
+
+
+def test_shell_commands() -> None:
+    _run(
+        """
+        ```sh
+        python -m venv .venv && ls  # only looked up, not run
+        .venv/bin/tensorlogic --version
+        ```
+        ```output
+        tensorlogic 0.1.0
+        ```
+        """
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("```python\nx = 1\n", "page.md:2: the block is never closed"),
+        ("```\nx = 1\n```", "page.md:2: a block of 'no language'"),
+        ("```pyhton\nx = 1\n```", "page.md:2: a block of 'pyhton'"),
+        ("```python failing\nx = 1\n```", "page.md:2: a block of 'python failing'"),
+        ("a\n```python\n1 / 0\n```", "page.md:3: ZeroDivisionError: division by zero"),
+        ("```tensorlogic\nx\n```", "page.md:2: LanguageRuntimeError: page.tl:1:1: `x` is not"),
+        ("```python fails\nx = 1\n```", "page.md:2: the block should fail, but does not"),
+        ("```output\nx\n```", "page.md:2: there is no block before this output"),
+        (
+            "```python\nprint(1)\n```\n```output\n2\n```",
+            "page.md:5: the document says\n2\nbut it is\n1",
+        ),
+        ("```sh\nno-such-command x\n```", "there is no command 'no-such-command'"),
+        ("```sh\nls && tensorlogic run no.tl\n```", "error: no.tl: No such file or directory"),
+    ],
+)
+def test_rejects(text: str, message: str) -> None:
+    with pytest.raises(BlockError) as caught:
+        _run(text)
+    assert message in str(caught.value)
+
+
+def test_missing_links(tmp_path: Path) -> None:
+    (tmp_path / "there.md").touch()
+    text = "[a](there.md#part) [b](gone.md) [c](https://x.org) ```python\nx[0](1)\n```"
+    assert missing_links(text, tmp_path) == ["gone.md"]

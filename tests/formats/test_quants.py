@@ -1,0 +1,62 @@
+"""Quantized types against the reference of the gguf package, bit for bit."""
+
+from __future__ import annotations
+
+from math import prod
+
+import gguf
+import numpy as np
+import pytest
+
+from tensorlogic.kernels.check import check_expr
+from tensorlogic.kernels.ir import Buffer, index, load, nodes_of
+from tensorlogic.quants import QUANTS, dequantize
+
+
+def random_blocks(name: str, count: int) -> np.ndarray:
+    """Blocks of random bytes: their scales are subnormal, infinite and NaN, too."""
+    row = QUANTS[name]
+    blocks = np.random.default_rng(7).integers(0, 256, (count, row.nbytes), dtype=np.uint8)
+    special = np.array([1, 0x83FF, 0x7C00, 0xFC00, 0x7E00, 0, 0x8000, 0x7BFF], np.uint16)
+    for k, bits in enumerate(special):
+        blocks[k, :2] = np.frombuffer(bits.tobytes(), np.uint8)
+        blocks[len(special) + k, 2:4] = np.frombuffer(bits.tobytes(), np.uint8)
+    return blocks
+
+
+@pytest.mark.parametrize("name", QUANTS)
+def test_equals_the_gguf_package(name: str) -> None:
+    row = QUANTS[name]
+    kind = gguf.GGMLQuantizationType[name.upper()]
+    assert gguf.GGML_QUANT_SIZES[kind] == (row.block, row.nbytes)
+    assert prod(row.digits) == row.block
+    blocks = random_blocks(name, 20_000)
+    with np.errstate(all="ignore"):
+        expected = gguf.quants.dequantize(blocks, kind)
+    found = dequantize(row, blocks)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
+
+
+@pytest.mark.parametrize("name", QUANTS)
+def test_decode_is_well_typed_ir(name: str) -> None:
+    row = QUANTS[name]
+    byte, half = Buffer("byte", "u8"), Buffer("half", "f16")
+    digits = tuple(index(f"d{k}") for k in range(len(row.digits)))
+    root = row.decode(lambda at: load(byte, at), lambda at: load(half, at), digits)
+    for e in nodes_of(root):
+        check_expr(e)
+    assert root.dtype == "f32"
+
+
+def test_leading_axes_are_kept() -> None:
+    blocks = random_blocks("q4_0", 24)
+    np.testing.assert_array_equal(
+        dequantize(QUANTS["q4_0"], blocks.reshape(2, 3, 4, 18)).reshape(24, 32),
+        dequantize(QUANTS["q4_0"], blocks),
+    )
+
+
+def test_blocks_of_another_type_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"q4_0 are uint8\[\.\.\., 18\], not uint8\[3, 20\]"):
+        dequantize(QUANTS["q4_0"], np.zeros((3, 20), np.uint8))

@@ -1,0 +1,293 @@
+"""The native runner: each chunk runs once, launches run in order, whatever else goes on."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from tensorlogic.codegen.emit import Module, f32
+from tensorlogic.devices import native
+from tensorlogic.devices.native import Launch, Program
+
+KERNEL_ARGS = [("ptr", "args"), ("i64", "lo"), ("i64", "hi"), ("ptr", "scratch")]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+def test_each_part_runs_exactly_once(functions, pool, threads):
+    pool(threads)
+    for work in (0, 1, 2, 7, 64, 1000):
+        for chunk in (1, 3, 64, 5000):
+            counts = np.zeros(work + 1, np.int64)
+            program = Program([Launch(functions["count"], 1, work, chunk)] * 3)
+            for k in range(3):
+                program.args(k)[0] = counts.ctypes.data
+            for _ in range(20):
+                native.run(program)
+            assert counts[:work].tolist() == [60] * work
+            assert counts[work] == 0
+
+
+def chain(functions, n: int, launches: int, chunk: int) -> tuple[Program, np.ndarray]:
+    """A program whose launches each read, in reverse, what the one before wrote."""
+    data = np.zeros((2, n), np.int64)
+    program = Program([Launch(functions["step"], 3, n, chunk)] * launches)
+    for k in range(launches):
+        source, to = data[k % 2], data[(k + 1) % 2]
+        program.args(k)[0], program.args(k)[1] = to.ctypes.data, source.ctypes.data
+        program.args(k)[2] = n
+    return program, data
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_a_launch_sees_all_of_the_one_before(functions, pool, threads):
+    pool(threads)
+    program, data = chain(functions, 1001, 50, 10)
+    for turn in range(1, 101):
+        native.run(program)
+        assert data[0].tolist() == [50 * turn] * 1001
+        if turn % 25 == 0:
+            time.sleep(0.002)  # let the workers sleep
+
+
+def test_programs_are_patched_between_runs(functions):
+    data = np.zeros((2, 10), np.int64)
+    program = Program([Launch(functions["count"], 1, 10, 4)])
+    program.words[program.offset[0]] = data[0].ctypes.data
+    native.run(program)
+    program.words[0] = data[1].ctypes.data
+    program.resize(0, 5, 2)
+    program.small = True
+    assert program.small
+    native.run(program)
+    assert data.tolist() == [[1] * 10, [1] * 5 + [0] * 5]
+    for work, chunk in ((-1, 1), (1, 0)):
+        with pytest.raises(ValueError, match="work >= 0 and a chunk >= 1"):
+            program.resize(0, work, chunk)
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_python_threads_at_once(functions, pool, small):
+    pool(2)
+    failures = []
+
+    def job() -> None:
+        program, data = chain(functions, 500, 10, 7)
+        program.small = small
+        for turn in range(1, 201):
+            native.run(program)
+            if not (data[0] == 10 * turn).all():
+                failures.append(turn)
+
+    jobs = [threading.Thread(target=job) for _ in range(4)]
+    for j in jobs:
+        j.start()
+    for j in jobs:
+        j.join()
+    assert failures == []
+
+
+def test_scratch_is_aligned_and_apart(functions, pool):
+    pool(3)
+    out = np.zeros(3000, np.int64)
+    size = 1 << 20
+    program = Program([Launch(functions["where"], 1, 3000, 1)], scratch_bytes=size)
+    program.words[0] = out.ctypes.data
+    seen: set[int] = set()
+    for _ in range(50):
+        native.run(program)
+        seen |= set(out.tolist())
+    ordered = sorted(seen)
+    assert 1 <= len(ordered) <= 3
+    assert all(a % 64 == 0 for a in ordered)
+    assert all(b - a >= size for a, b in itertools.pairwise(ordered))
+
+
+def test_no_room_for_scratch_is_a_memory_error(functions):
+    for small in (False, True):
+        program = Program([Launch(functions["where"], 1, 0, 1)], scratch_bytes=1 << 60, small=small)
+        with pytest.raises(MemoryError):
+            native.run(program)
+        program = Program([Launch(functions["where"], 1, 0, 1)], small=small)
+        native.run(program)
+
+
+def test_the_builtin_refuses_what_is_no_address():
+    with pytest.raises(TypeError):
+        native.entry()("x")
+
+
+def test_the_call_through_ctypes(functions, pool, monkeypatch):
+    monkeypatch.setattr(sys.implementation, "name", "another")
+    pool(2)
+    program, data = chain(functions, 100, 4, 7)
+    native.run(program)
+    assert data[0].tolist() == [4] * 100
+    program = Program([Launch(functions["where"], 1, 0, 1)], scratch_bytes=1 << 60)
+    with pytest.raises(MemoryError):
+        native.run(program)
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "two", ""])
+def test_threads_of_the_environment(monkeypatch, given):
+    monkeypatch.setenv("TENSORLOGIC_THREADS", given)
+    with pytest.raises(ValueError, match="TENSORLOGIC_THREADS is a number"):
+        native.threads()
+
+
+def flushing_kernels() -> str:
+    """flush(): subnormals count as zero from here on; half: out[0] = least normal number / 2."""
+    module = Module()
+    f = module.function("flush", [])
+    if platform.machine() in ("arm64", "aarch64"):
+        f.call("void", "llvm.aarch64.set.fpcr", ("i64", str(1 << 24)))
+    else:
+        word = f.alloca("i32")
+        f.store("i32", str(0x1F80 | 0x8040), word)
+        f.call("void", "llvm.x86.sse.ldmxcsr", ("ptr", word))
+    f.ret()
+    f = module.function("half", KERNEL_ARGS)
+    out = f.load("ptr", "%args")
+    least = f.load("float", f.gep("float", out, 1))
+    with f.loop("%lo", "%hi"):
+        f.store("float", f.op("fmul", "float", least, f32(0.5)), out)
+    f.ret()
+    return module.text()
+
+
+def test_subnormals_are_kept_whatever_the_caller_set():
+    import ctypes
+
+    addresses = native.compile_module(flushing_kernels(), ["flush", "half"])
+    out = np.array([0, np.finfo(np.float32).tiny], np.float32)
+    program = Program([Launch(addresses["half"], 1, 1, 1)])
+    program.words[0] = out.ctypes.data
+    bare = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4)(addresses["half"])
+    flush = ctypes.CFUNCTYPE(None)(addresses["flush"])
+    bits, seen = out.view(np.int32), {}  # to read a subnormal as a float would flush it, too
+
+    def job() -> None:  # a thread has its own float mode
+        flush()
+        native.run(program)
+        seen["runner"] = int(bits[0])
+        bare(program.address + 8 * (16 + 24), 0, 1, 0)
+        seen["caller"] = int(bits[0])
+
+    thread = threading.Thread(target=job)
+    thread.start()
+    thread.join()
+    assert seen == {"runner": 1 << 22, "caller": 0}
+
+
+def script(body: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python text that has `program`: ten launches on a pool of three threads."""
+    head = """
+import os, sys, threading, time
+from tensorlogic.devices import native
+nothing = native._runner().functions["nothing"]
+program = native.Program([native.Launch(nothing, 0, 64, 1)] * 10)
+native.run(program)
+"""
+    env = {**os.environ, "TENSORLOGIC_THREADS": "3", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", head + body],
+        env={**env, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+FORK = """
+for turn in range(20):
+    native.run(program)
+    pid = os.fork()
+    if pid == 0:
+        for _ in range(50):
+            native.run(program)
+        os._exit(7)
+    native.run(program)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+print(len(os.listdir("/proc/self/task")) if os.path.exists("/proc/self/task") else 3)
+"""
+FORK_WHILE_RUNNING = """
+def loop():
+    own = native.Program([native.Launch(nothing, 0, 64, 1)] * 10)
+    while True:
+        native.run(own)
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside a Python thread
+threading.Thread(target=loop, daemon=True).start()
+for turn in range(20):
+    pid = os.fork()
+    if pid == 0:
+        native.run(program)
+        os._exit(7)
+    native.run(program)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+print("ok")
+"""
+
+
+def test_fork():
+    done = script(FORK)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
+    done = script(FORK_WHILE_RUNNING)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
+
+
+EXIT = """
+def loop():
+    own = native.Program([native.Launch(nothing, 0, 64, 1)] * 10)
+    while True:
+        native.run(own)
+for _ in range(int(os.environ["LOOPS"])):
+    threading.Thread(target=loop, daemon=True).start()
+time.sleep(0.02)
+native.run(program)
+print("end")
+"""
+
+
+@pytest.mark.parametrize("loops", ["0", "3"])
+def test_the_interpreter_ends_cleanly(loops):
+    done = script(EXIT, LOOPS=loops)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
+
+
+def test_idle_workers_use_no_time(functions, pool):
+    pool(4)
+    program, _ = chain(functions, 1000, 20, 10)
+    native.run(program)
+    time.sleep(0.02)
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.03
+
+
+def test_the_overhead_is_reported(functions, pool, record_property):
+    """Measured, not asserted: seconds of a small program, and of 100 launches on two threads."""
+    pool(2)
+    small = Program([Launch(functions["count"], 1, 0, 1)], small=True)
+    shared = Program([Launch(functions["count"], 1, 0, 1)] * 100)
+    for name, program in (("small", small), ("shared", shared)):
+        times = []
+        for _ in range(200):
+            start = time.perf_counter()
+            native.run(program)
+            times.append(time.perf_counter() - start)
+        record_property(name, float(np.median(times)))
+
+
+def test_the_runner_is_valid_for_every_processor():
+    import llvmlite.binding as llvm
+
+    for machine in ("x86_64", "AMD64", "arm64", "aarch64", "riscv64"):
+        llvm.parse_assembly(native.runner_ir(machine)).verify()
