@@ -5,6 +5,8 @@ Views of a leaf are leaves again (NumPy's strides); everything else waits for an
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -276,6 +278,22 @@ def take(x: Node, indices: Node, axis: int) -> Node:
     return node
 
 
+def _one_batch_stride(x: Node, batch: Shape) -> Node:
+    """x, as a node that can be copied where its batch axes do not walk memory with one stride."""
+    own = x.shape[:-2]
+    if math.prod(own) == 1 or (own == batch and x.op is not None):
+        return x
+    if own != batch:
+        x = expand(x, (*batch, *x.shape[-2:]))
+    elif x.data is None or x.data.strides is None:
+        return x
+    else:
+        axes = [(n, s) for n, s in zip(own, x.data.strides, strict=False) if n != 1]
+        if all(s == n2 * s2 for (_, s), (n2, s2) in itertools.pairwise(axes)):
+            return x
+    return Node(ops.CAST, (x,), (x.dtype,), x.shape, x.dtype)
+
+
 def matmul(a: Node, b: Node, wide: bool = False) -> Node:
     """NumPy's matmul: vectors, matrices, and batches that broadcast. `wide` gives float32."""
     for x in (a, b):
@@ -293,7 +311,8 @@ def matmul(a: Node, b: Node, wide: bool = False) -> Node:
         )
     batch = broadcast("matmul", a2.shape[:-2], b2.shape[:-2])
     shape = (*batch, a2.shape[-2], b2.shape[-1])
-    node = Node(ops.MATMUL, (a2, b2), (), shape, dtype)
+    operands = (_one_batch_stride(a2, batch), _one_batch_stride(b2, batch))
+    node = Node(ops.MATMUL, operands, (), shape, dtype)
     if len(a.shape) == 1:
         shape = (*shape[:-2], shape[-1])
     if len(b.shape) == 1:
@@ -341,6 +360,7 @@ def attention(
     dtype = promote("attention", promote("attention", q.dtype, k.dtype), v.dtype)
     attrs = (causal, length is not None, mask is not None)
     node = Node(ops.ATTENTION, tuple(args), attrs, out, dtype)
+    node.site = user_site()
     return reshape(node, out[1:]) if rank_was_2 else node
 
 

@@ -15,6 +15,8 @@ from tensorlogic.dtypes import float16
 from tensorlogic.errors import TraceError
 from tensorlogic.graph import Node, inline_calls, topological, user_site
 
+_VIEWS = ("reshape", "permute", "expand", "slice")
+
 
 def evaluate(nodes: Sequence[Node]) -> None:
     """Compute nodes together, each on its device; afterwards they are leaves."""
@@ -26,17 +28,47 @@ def evaluate(nodes: Sequence[Node]) -> None:
             group = pending.setdefault(n.device, [])
             if not any(n is m for m in group):
                 group.append(n)
-    for device, group in pending.items():
+    for label, group in pending.items():
+        device = open_device(label)
+        _convert_weights(group)
+        if _one_call(group) and device.run_call(group):
+            continue
         bodies = inline_calls(group)
-        convert_storage(bodies)
-        open_device(device).run([b for b in bodies if b.op is not None])
+        _convert_storage(bodies)
+        unique = {id(b): b for b in bodies if b.op is not None}
+        if unique:
+            device.run(list(unique.values()))
         for node, body in zip(group, bodies, strict=True):
             if node is not body:
                 assert body.data is not None
                 node.realise(body.data)
 
 
-def convert_storage(roots: Sequence[Node]) -> None:
+def _one_call(group: Sequence[Node]) -> bool:
+    """Whether the nodes are results of one call whose inputs are there."""
+    first = group[0]
+    return first.op is ops.CALL and all(
+        n.op is ops.CALL and n.attrs[0] is first.attrs[0] and n.args == first.args for n in group
+    )
+
+
+def _convert_weights(roots: Sequence[Node]) -> None:
+    """Tensors of wider files that calls and products take are converted once, and kept."""
+    wanted: dict[str | None, dict[int, Node]] = {}
+    for n in topological(roots):
+        if n.op is ops.CALL or n.op is ops.MATMUL:
+            for a in n.args:
+                while a.op is not None and a.op.kind in _VIEWS:
+                    a = a.args[0]
+                if a.op in (ops.NARROW, ops.CONVERT) and a.args[0].is_leaf and not a.traced:
+                    wanted.setdefault(a.device, {})[id(a)] = a
+    for group in wanted.values():
+        found = list(group.values())
+        if len(found) < len(roots) or any(f is not r for f, r in zip(found, roots, strict=False)):
+            evaluate(found)
+
+
+def _convert_storage(roots: Sequence[Node]) -> None:
     """Conversions of storage dtypes are done by the host, before anything else, and kept."""
     for n in topological(roots):
         if n.op is ops.CONVERT:
@@ -58,7 +90,3 @@ def array_of(node: Node, export: bool = False) -> NDArray[Any]:
     array = array.view()
     array.flags.writeable = False
     return array
-
-
-def explain(roots: Sequence[Node], stage: str, device: str | None) -> str:
-    raise NotImplementedError

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import builtins
 import operator
+import re
 import sys
 import types
 import typing
@@ -64,6 +65,7 @@ _ARITHMETIC: dict[type[ast.operator], Any] = {
     ast.Mult: operator.mul,
     ast.FloorDiv: operator.floordiv,
 }
+_IDENTIFIER = re.compile(r"[^\W\d]\w*")
 _CONTAINERS = (tuple, list, dict, Sequence, Mapping)
 
 
@@ -75,7 +77,7 @@ def enclosing_names(fn: types.FunctionType, frame: types.FrameType) -> dict[str,
     wanted: set[str] = set()
     for annotation in _annotations(fn).values():
         if isinstance(annotation, str):
-            wanted.update(n.id for n in ast.walk(_parse(annotation)) if isinstance(n, ast.Name))
+            wanted.update(_IDENTIFIER.findall(annotation))
     found: dict[str, Any] = {}
     scope: types.FrameType | None = frame
     while wanted and scope is not None and scope.f_locals is not scope.f_globals:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeVar, TypeVarTuple, Unpack, overload
+from typing import Any, TypeVar, TypeVarTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from tensorlogic import gate, record, runtime
 from tensorlogic.devices.base import resolve
 from tensorlogic.dtypes import DType, as_dtype, bool_, float16, float32, int32
 from tensorlogic.errors import DTypeError, ShapeError, TensorLogicError, TraceError
+from tensorlogic.explain import explain
 from tensorlogic.graph import Node, Shape, leaf, number, shape_text, user_site
 from tensorlogic.ops import OPS, Op
 from tensorlogic.storage import Memory, Strided, contiguous_strides
@@ -51,7 +52,7 @@ def wrap(node: Node) -> Tensor:
     return t
 
 
-class Tensor(TypedTensor[DT, Unpack[Dims]]):
+class Tensor(TypedTensor[DT, *Dims]):
     """A typed tensor. Made by `tl.tensor`, `tl.zeros`, ..., `model.get_tensor` and by ops.
 
     In annotations, `Tensor[float16, N, D]` gives dtype and dims.
@@ -221,9 +222,9 @@ class Tensor(TypedTensor[DT, Unpack[Dims]]):
     # ---- conversions ----
 
     @overload
-    def to(self, target: type[_T], on_overflow: str = "raise") -> Tensor[_T, Unpack[Dims]]: ...
+    def to(self, target: type[_T], on_overflow: str = "raise") -> Tensor[_T, *Dims]: ...
     @overload
-    def to(self, target: Any, on_overflow: str = "raise") -> Tensor[Any, Unpack[Dims]]: ...
+    def to(self, target: Any, on_overflow: str = "raise") -> Tensor[Any, *Dims]: ...
     def to(self, target: Any, on_overflow: str = "raise") -> Tensor:
         """This tensor in another dtype or on another device.
 
@@ -257,7 +258,7 @@ class Tensor(TypedTensor[DT, Unpack[Dims]]):
             raise TraceError("a placeholder has no device to leave")
         return wrap(leaf(node.data, node.shape, node.dtype, label, node.name))
 
-    def dequantize(self) -> Tensor[DT, Unpack[Dims]]:
+    def dequantize(self) -> Tensor[DT, *Dims]:
         """A quantized tensor as plain float16 values; any other tensor as it is."""
         if self._node.data is None or self._node.data.strides is not None:
             return self
@@ -268,19 +269,19 @@ class Tensor(TypedTensor[DT, Unpack[Dims]]):
 
         `device` may name one that this machine does not have: its source is printed all the same.
         """
-        return runtime.explain([self._node], stage, device)
+        return explain([self._node], stage, device)
 
     # ---- views ----
 
     @property
-    def T(self: Tensor[DT, Unpack[_B], _N, _M]) -> Tensor[DT, Unpack[_B], _M, _N]:
+    def T(self: Tensor[DT, *_B, _N, _M]) -> Tensor[DT, *_B, _M, _N]:
         """The last two axes exchanged."""
         if self.ndim < 2:
             return wrap(self._node)
         axes = [*range(self.ndim - 2), self.ndim - 1, self.ndim - 2]
         return wrap(record.permute(self._node, axes))
 
-    def __getitem__(self, key: Any) -> Tensor[DT, Unpack[tuple[Any, ...]]]:
+    def __getitem__(self, key: Any) -> Tensor[DT, *tuple[Any, ...]]:
         return wrap(record.index(self._node, _index_nodes(key)))
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -289,7 +290,7 @@ class Tensor(TypedTensor[DT, Unpack[Dims]]):
             "of one axis, or `x = tl.where(mask, v, x)`"
         )
 
-    def update(self, at: Any, new: Tensor, axis: int = 0) -> Tensor[DT, Unpack[Dims]]:
+    def update(self, at: Any, new: Tensor, axis: int = 0) -> Tensor[DT, *Dims]:
         """This tensor with `self[at : at + len(new)]` along `axis` replaced by `new`.
 
         `at` is an int or an int32 tensor of one element. Consumes this tensor: using it afterwards

@@ -5,7 +5,7 @@ Fences and what becomes of them:
     python, tensorlogic   run; each language has one namespace for the whole document
     python fails          runs and must raise (the same for tensorlogic)
     output                is exactly what the block before it printed, or the error it failed with
-    sh                    `tensorlogic` and `python -m tensorlogic` run, other commands must exist
+    sh                    `tensorlogic`, `python -m tensorlogic`, examples run; others must exist
     text and the like     is there to be read
 
 A fence in any other language, or in none, is an error: nothing escapes the check by a typing slip.
@@ -84,7 +84,7 @@ def _is_known(language: str) -> bool:
     return language in {*_RUNNERS, *READ_ONLY, "output"}
 
 
-class Session:
+class Runner:
     """The state in which the blocks of one document run; the current directory is the test's."""
 
     def __init__(self, name: str) -> None:
@@ -137,10 +137,10 @@ class Session:
                 _run_command(shlex.split(command, comments=True))
 
 
-_RUNNERS: dict[str, Callable[[Session, Block], None]] = {
-    "python": Session._python,
-    "tensorlogic": Session._tensorlogic,
-    "sh": Session._sh,
+_RUNNERS: dict[str, Callable[[Runner, Block], None]] = {
+    "python": Runner._python,
+    "tensorlogic": Runner._tensorlogic,
+    "sh": Runner._sh,
 }
 
 
@@ -153,10 +153,8 @@ def _run_command(words: list[str]) -> None:
         return
     program = Path(words[0]).name
     if program == "tensorlogic":
-        words = ["python", "-m", *words]
-        words[2] = "tensorlogic"
-    is_ours = Path(words[0]).name.startswith("python") and words[1:2] == ["-m"]
-    if not (is_ours and words[2].split(".")[0] == "tensorlogic"):
+        words = ["python", "-m", program, *words[1:]]
+    if not (Path(words[0]).name.startswith("python") and _is_ours(words[1:])):
         if shutil.which(program) is None and not Path(sys.executable).with_name(program).exists():
             raise BlockError(f"there is no command {program!r}")
         return
@@ -165,3 +163,10 @@ def _run_command(words: list[str]) -> None:
     print(done.stdout, end="")
     if done.returncode:
         raise BlockError(f"{' '.join(words)} failed: {done.stderr}")
+
+
+def _is_ours(arguments: list[str]) -> bool:
+    """Whether these arguments of `python` run the package or an example."""
+    if arguments[:1] == ["-m"]:
+        return arguments[1].split(".")[0] == "tensorlogic"
+    return bool(arguments) and arguments[0].startswith("examples/")

@@ -7,17 +7,17 @@ from textwrap import dedent
 
 import pytest
 
-from tests.docs.blocks import BlockError, Session, missing_links, read_blocks
+from tests.docs.blocks import BlockError, Runner, missing_links, read_blocks
 
 
-def _run(text: str) -> Session:
-    session = Session("page.md")
-    session.run(read_blocks(dedent(text), "page.md"))
-    return session
+def _run(text: str) -> Runner:
+    runner = Runner("page.md")
+    runner.run(read_blocks(dedent(text), "page.md"))
+    return runner
 
 
 def test_blocks_run_in_one_namespace_and_in_order() -> None:
-    session = _run(
+    runner = _run(
         """
         ```python
         x = 1
@@ -45,8 +45,8 @@ def test_blocks_run_in_one_namespace_and_in_order() -> None:
         ```
         """
     )
-    assert session.python["x"] == 2
-    assert session.tensorlogic == {"y": 20}
+    assert runner.python["x"] == 2
+    assert runner.tensorlogic == {"y": 20}
 
 
 def test_what_should_fail() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tensorlogic as tl
-from tests.docs.blocks import Session, missing_links, read_blocks
+from tests.docs.blocks import Runner, missing_links, read_blocks
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -38,7 +38,7 @@ def test_code_blocks(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     if (ROOT / "examples").is_dir():
         (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
-    Session(path.name).run(read_blocks(path.read_text(encoding="utf-8"), path.name))
+    Runner(path.name).run(read_blocks(path.read_text(encoding="utf-8"), path.name))
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))

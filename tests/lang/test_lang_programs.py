@@ -61,8 +61,12 @@ def test_functions_are_called_from_python() -> None:
     program = lang.run(GUIDE.split("// Eingabedaten")[0])
     result = program["forward"](tl.ones([1, 2]), weights=tl.ones([2, 3]), bias=tl.zeros(3))
     assert result.tolist() == [[2.0, 2.0, 2.0]]
-    with pytest.raises(tl.LanguageRuntimeError, match="ShapeError: forward"):
+    with pytest.raises(tl.LanguageRuntimeError, match="called from Python"):
         program["forward"](tl.ones([1, 2]), tl.ones([3, 3]), tl.zeros(3))
+    program = lang.run("fn f(x: int) { return y }", "f.tl")
+    with pytest.raises(tl.LanguageRuntimeError) as caught:
+        program["f"](1)
+    assert str(caught.value).endswith("\n  in f, called from Python")
 
 
 @pytest.mark.parametrize(
@@ -140,7 +144,14 @@ def test_names_of_a_function_are_its_own(printed: Any) -> None:
     assert printed(program) == ["21 10"]
 
 
-def test_function_types(printed: Any) -> None:
+@pytest.fixture
+def small_model(tmp_path: Path) -> str:
+    path = tmp_path / "small.safetensors"
+    tl.save_model(tl.Model({"w": tl.ones([2, 3]), "b": tl.zeros(3)}), path, {"made by": "a test"})
+    return str(path)
+
+
+def test_function_types(printed: Any, small_model: str) -> None:
     program = """
     fn f(n: int, x: float, on: bool, name: string, items: list, m: model, t: tensor[_, 2],
          any: float16, mask: bool[2]) -> string {
@@ -156,18 +167,10 @@ def test_function_types(printed: Any) -> None:
     fn wide(x: float16[N, D]) -> float16[N, D*2] { return concat([x, x], axis: 1) }
     print(wide(zeros([2, 3])).shape)
     """
-    assert printed(program, path=str(_small_model())) == ["ok", "none", "1.5", "[2, 6]"]
+    assert printed(program, path=small_model) == ["ok", "none", "1.5", "[2, 6]"]
 
 
-def _small_model() -> Path:
-    import tempfile
-
-    path = Path(tempfile.mkdtemp(), "small.safetensors")
-    tl.save_model(tl.Model({"w": tl.ones([2, 3]), "b": tl.zeros(3)}), path, {"made by": "a test"})
-    return path
-
-
-def test_models(printed: Any, tmp_path: Path) -> None:
+def test_models(printed: Any, small_model: str, tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
     program = """
     model = load_model(path)
@@ -176,7 +179,7 @@ def test_models(printed: Any, tmp_path: Path) -> None:
     print(model.metadata["made by"])
     save_model(model, out)
     """
-    lines = printed(program, path=str(_small_model()), out=str(out))
+    lines = printed(program, path=small_model, out=str(out))
     assert sorted(lines[0]) == sorted('["w", "b"]')
     assert lines[1:] == ["[2, 3] float16 SafeTensors", "a test"]
     assert tl.load_model(out)["w"].tolist() == [[1.0] * 3] * 2

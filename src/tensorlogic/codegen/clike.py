@@ -44,7 +44,7 @@ TEAMS = 4
 
 _VALUE = {"f32": "float", "i32": "int", "i64": "index_t", "bool": "bool"}
 _UNSIGNED = {"i32": "uint", "i64": "uindex_t"}
-_MEMORY = {
+MEMORY = {
     "f16": "half",
     "bf16": "ushort",
     "f32": "float",
@@ -52,8 +52,17 @@ _MEMORY = {
     "bool": "uchar",
     "u8": "uchar",
 }
-_BYTES = {"half": 2, "ushort": 2, "float": 4, "int": 4, "uchar": 1, "bool": 1, "index_t": 8}
-_LOAD = {"f16": "float({})", "bf16": "from_bf16({})", "u8": "int({})", "bool": "({} != 0)"}
+_BYTES = {
+    "half": 2,
+    "ushort": 2,
+    "float": 4,
+    "int": 4,
+    "uchar": 1,
+    "bool": 1,
+    "index_t": 8,
+    "uint4": 16,
+}
+LOAD = {"f16": "float({})", "bf16": "from_bf16({})", "u8": "int({})", "bool": "({} != 0)"}
 _STORE = {"f16": "half({})", "bf16": "to_bf16({})", "u8": "uchar({})", "bool": "uchar({})"}
 _SYMBOL = {"add": "+", "sub": "-", "mul": "*", "div": "/", "idiv": "/", "irem": "%"}
 _SYMBOL |= {"eq": "==", "ne": "!=", "lt": "<", "le": "<="}
@@ -254,9 +263,9 @@ class Printer:
         """Threadgroup memory of a local buffer: one span for each team of the group."""
         self.written.add(b)
         self.c_names[b] = name = self.unique(b.name)
-        every = self.array(_MEMORY[b.dtype], name if teams == 1 else f"{name}_all", count * teams)
+        every = self.array(MEMORY[b.dtype], name if teams == 1 else f"{name}_all", count * teams)
         if teams > 1:
-            self.arrays.append(f"    LOCAL_SPAN({_MEMORY[b.dtype]}, {name}, {every}, {count});")
+            self.arrays.append(f"    LOCAL_SPAN({MEMORY[b.dtype]}, {name}, {every}, {count});")
 
     def array(self, ctype: str, name: str, count: int) -> str:
         self.group_bytes += (_BYTES[ctype] * count + 15) // 16 * 16
@@ -270,7 +279,7 @@ class Printer:
     def text(self, name: str, group: int | str) -> str:
         """The whole kernel, once its statements are printed."""
         args = [
-            f"{'OUT' if b.written else 'IN'}({_MEMORY[b.dtype]}, {self.c_names[b]}, {i})"
+            f"{'OUT' if b.written else 'IN'}({MEMORY[b.dtype]}, {self.c_names[b]}, {i})"
             for i, b in enumerate(self.buffers)
         ]
         words = len(self.params) + len(self.buffers)
@@ -373,7 +382,7 @@ class Printer:
         ctype, unsigned = _VALUE[dtype], _UNSIGNED.get(dtype, "")
         if op == "load":
             element = f"{self.c_names[n.attr]}[{_bare(a[0])}]"
-            value = _LOAD.get(n.attr.dtype, "{}").format(element)
+            value = LOAD.get(n.attr.dtype, "{}").format(element)
             zero = {"f32": "0.0f", "bool": "false"}.get(dtype, "0")
             return f"({a[1]} ? {value} : {zero})" if len(a) > 1 else value
         if op in MATH or op == "fma" or (op == "abs" and dtype == "f32"):

@@ -145,7 +145,10 @@ PRELUDES = {"metal": _METAL, "cuda": _CUDA}
 HELPERS = {
     "int_min": "template <typename T> FUNC T int_min(T x, T y) { return x < y ? x : y; }",
     "int_max": "template <typename T> FUNC T int_max(T x, T y) { return x < y ? y : x; }",
-    "int_abs": "template <typename T> FUNC T int_abs(T x) { return x < 0 ? T(uindex_t(0) - uindex_t(x)) : x; }",
+    "int_abs": """\
+template <typename T> FUNC T int_abs(T x) {
+    return x < 0 ? T(uindex_t(0) - uindex_t(x)) : x;
+}""",
     "int_div": """\
 FUNC int int_div(int x, int y) {  // by 1 where the quotient has no value
     return y == 0 || (y == -1 && x == int(0x80000000u)) ? x : x / y;

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
-from tensorlogic.codegen.emit import Function, Module, Value, vector
+from tensorlogic.codegen.emit import Function, Module, Value, constant, vector
 from tensorlogic.codegen.instructions import BYTES, STORED, loaded
 from tensorlogic.codegen.llvm import Emitter
 from tensorlogic.kernels.ir import Buffer, Expr, Loop, Stmt, Store, load, nodes_of, param
@@ -87,39 +88,54 @@ def units(
 ) -> tuple[int, int, int]:
     """(work, chunk, scratch bytes) of a launch: chunks are as large as an even load allows."""
     tile = TILES[lanes]
-    strips = -(-M // tile.strip)
-    columns = -(-N // tile.nb) * batches
-    work = strips * columns
+    strips = ceil(M / tile.strip)
+    work = strips * ceil(N / tile.nb) * batches
 
     def cost(chunk: int) -> float:
-        # In rows of a block: each chunk also packs B, which costs as much as 24 rows' products.
-        turns = -(-columns * -(-strips // chunk) // threads)
-        return turns * (min(chunk, strips) * tile.strip + 24)
+        # In rows of a block. A chunk packs B once for each block of columns that it meets, which
+        # costs as much as the products of 24 rows.
+        turns = ceil(ceil(work / chunk) / threads)
+        blocks = 1 if strips % chunk == 0 or chunk >= work else 2
+        return turns * (chunk * tile.strip + 24 * blocks)
 
     chunk = min(range(1, tile.strips + 1), key=cost) if work else 1
     return work, chunk, tile.scratch_bytes
 
 
-def matmul_kernel(spec: Matmul, name: str, lanes: int, tile: Tile | None = None) -> str:
-    """A module with `void name(ptr args, i64 lo, i64 hi, ptr scratch)`.
+def matmul_kernel(spec: Matmul, name: str, lanes: int) -> str:
+    """A module with `void name(ptr args, i64 lo, i64 hi, ptr scratch)`, which imports `libraries`.
 
     The argument words are those of the spec: the addresses of a, b and its buffers, then
     MATMUL_PARAMS and its params.
     """
     module = Module()
-    tile = tile or TILES[lanes]
-    _pack(module, "pack_a", spec.a_dtype, _packing(spec.a_contiguous), tile.mr, tile)
-    _pack(module, "pack_b", spec.b_dtype, _packing(spec.b_contiguous), tile.nr, tile)
-    heights = _heights(tile)
-    for rows in heights:
-        _micro_kernel(module, rows, tile)
-    _Driver(module, spec, name, tile).write(heights)
+    _Driver(module, spec, name, TILES[lanes]).write()
     return module.text()
 
 
-def _packing(contiguous: str | None) -> str | None:
-    """A panel's own name for the axis whose stride is 1: "k", or its "rows" (m or n)."""
-    return contiguous if contiguous in ("k", None) else "rows"
+def libraries(spec: Matmul, lanes: int) -> list[tuple[str, tuple[str, ...]]]:
+    """The modules that a kernel imports, and their functions: the same for every epilogue."""
+    tile = TILES[lanes]
+    module = Module()
+    for rows in _heights(tile):
+        _micro_kernel(module, rows, tile)
+    made = [(module.text(), tuple(f"multiply{rows}" for rows in _heights(tile)))]
+    for operand in dict.fromkeys(_operands(spec)):
+        module = Module()
+        _pack(module, *operand, lanes)
+        made.append((module.text(), (_pack_name(*operand),)))
+    return made
+
+
+def _operands(spec: Matmul) -> tuple[tuple[str, str | None], tuple[str, str | None]]:
+    """Of a and b: dtype, and a panel's own name for the axis whose stride is 1, "k" or "rows"."""
+    axes = (spec.a_contiguous, spec.b_contiguous)
+    a, b = (axis if axis in ("k", None) else "rows" for axis in axes)
+    return (spec.a_dtype, a), (spec.b_dtype, b)
+
+
+def _pack_name(dtype: str, contiguous: str | None) -> str:
+    return f"pack_{dtype}_{contiguous or 'any'}"
 
 
 def _heights(tile: Tile) -> list[int]:
@@ -134,9 +150,7 @@ def _ceil_div(f: Function, a: Value, b: int) -> Value:
 def _micro_kernel(module: Module, rows: int, tile: Tile) -> None:
     """c[rows, nr] (+)= a[kc, mr] (its first rows) * b[kc, nr]; `more` is false for the first kc."""
     args = [("i64", "kc"), ("ptr noalias", "a"), ("ptr noalias", "b"), ("ptr noalias", "c")]
-    f = module.function(
-        f"multiply{rows}", [*args, ("i1", "more")], "void", "nounwind noinline", "internal"
-    )
+    f = module.function(f"multiply{rows}", [*args, ("i1", "more")])
     type_ = vector("float", tile.lanes)
     at = [
         f.gep("float", "%c", r * tile.ldc + v * tile.lanes)
@@ -162,125 +176,125 @@ def _micro_kernel(module: Module, rows: int, tile: Tile) -> None:
     f.ret()
 
 
-def _pack(
-    module: Module, name: str, dtype: str, contiguous: str | None, width: int, tile: Tile
-) -> None:
-    """`panels` panels of `width` rows: to[panel][k][row] = float32 of source[row * rs + k * ks].
+def _pack(module: Module, dtype: str, contiguous: str | None, lanes: int) -> None:
+    """pack(source, rs, ks, rows, panels, width, kc, to) for an operand's dtype and layout.
 
-    `rows` are there to read. A panel that reaches beyond them repeats the last one: those products
-    are never stored.
+    It fills `panels` panels of `width` rows: to[panel][k][row] = source[row * rs + k * ks] as
+    float32. `rows` are there to read: a panel that reaches beyond them repeats the last one, and
+    those products are never stored. A row of `to` is written in whole vectors, whose excess the
+    next row overwrites.
     """
     args = [("ptr noalias", "source"), ("i64", "rs"), ("i64", "ks"), ("i64", "rows")]
-    args += [("i64", "panels"), ("i64", "kc"), ("ptr noalias", "to")]
-    f = module.function(name, args, "void", "nounwind noinline", "internal")
-    element, lanes = STORED[dtype], tile.lanes
+    args += [("i64", "panels"), ("i64", "width"), ("i64", "kc"), ("ptr noalias", "to")]
+    f = module.function(_pack_name(dtype, contiguous), args)
+    element, size = STORED[dtype], BYTES[dtype]
+    type_ = vector("float", lanes)
     last = f.sub("%rows", 1)
-    stride = f.add(f.mul("%kc", width), _PAD)
+    stride = f.add(f.mul("%kc", "%width"), _PAD)
 
     def row_pointer(row: Value) -> Value:
         return f.gep(element, "%source", f.mul(f.smin(row, last), "%rs"))
 
-    def load(pointer: Value, n: int) -> Value:
-        return loaded(f, dtype, f.load(vector(element, n), pointer, BYTES[dtype]), n)
+    def one_by_one(panel: Value, k_start: Value) -> None:
+        first, to = f.mul(panel, "%width"), f.gep("float", "%to", f.mul(panel, stride))
+        with f.loop(0, "%width") as r:
+            source = row_pointer(f.add(first, r.index))
+            with f.loop(k_start, "%kc") as k:
+                raw = f.load(element, f.gep(element, source, f.mul(k.index, "%ks")), size)
+                at = f.add(f.mul(k.index, "%width"), r.index)
+                f.store("float", loaded(f, dtype, raw, 1), f.gep("float", to, at), 4)
 
-    def one_by_one(panel: Value, k_start: Value, k_stop: Value) -> None:
-        to = f.gep("float", "%to", f.mul(panel, stride))
-        with f.loop(0, width) as r:
-            source = row_pointer(f.add(f.mul(panel, width), r.index))
-            with f.loop(k_start, k_stop) as k:
-                value = load(f.gep(element, source, f.mul(k.index, "%ks")), 1)
-                at = f.add(f.mul(k.index, width), r.index)
-                f.store("float", value, f.gep("float", to, at), 4)
+    def transposing(panel: Value, turn: int, whole: Value) -> None:
+        """`turn` steps of k at a time, one 32-bit word of each row after the other."""
+        words, first = vector("i32", lanes), f.mul(panel, "%width")
+        with f.loop(0, "%width", lanes) as g:
+            rows = [row_pointer(f.add(f.add(first, i), g.index)) for i in range(lanes)]
+            to = f.gep("float", f.gep("float", "%to", f.mul(panel, stride)), g.index)
+            with f.loop(0, whole, turn) as k:
+                block = [f.load(words, f.gep(element, r, k.index), size) for r in rows]
+                out = f.gep("float", to, f.mul(k.index, "%width"))
+                for word in _transposed(f, block, lanes):
+                    for line in _split(f, dtype, word, lanes):
+                        f.store(type_, line, out, 4)
+                        out = f.gep("float", out, "%width")
 
     if contiguous == "k":
-        # Whole cache lines of each row: rows a multiple of 4 KiB apart push each other out.
-        turn = max(64 // BYTES[dtype], lanes)
+        turn = lanes * 4 // size
         whole = f.op("and", "i64", "%kc", str(-turn))
         with f.loop(0, "%panels") as p:
-            first = f.mul(p.index, width)
-            to = f.gep("float", "%to", f.mul(p.index, stride))
-            for group in range(0, width, lanes):
-                high = min(lanes, width - group)
-                rows = [row_pointer(f.add(first, group + i)) for i in range(high)]
-                with f.loop(0, whole, turn) as k:
-                    for part in range(0, turn, lanes):
-                        at = f.add(k.index, part)
-                        block = [load(f.gep(element, r, at), lanes) for r in rows]
-                        out = f.gep("float", to, f.add(f.mul(at, width), group))
-                        for i, line in enumerate(_transposed(f, block, lanes)):
-                            place = f.gep("float", out, i * width)
-                            f.store(vector("float", lanes), line, place, 4)
-            one_by_one(p.index, whole, "%kc")
+            transposing(p.index, turn, whole)
+            one_by_one(p.index, whole)
     elif contiguous == "rows":
-        vectors = range(0, width, lanes)
-        reach = len(vectors) * lanes  # a panel's last vector may read beyond it
-        room = f.op("sdiv", "i64", f.sub("%rows", reach - width), str(width))
+        reach = f.op("and", "i64", f.add("%width", lanes - 1), str(-lanes))
+        room = f.op("sdiv", "i64", f.sub(f.add("%rows", "%width"), reach), "%width")
         whole = f.smin(f.smax(room, 0), "%panels")
         with f.loop(0, "%kc") as k:
             source = f.gep(element, "%source", f.mul(k.index, "%ks"))
-            to = f.gep("float", "%to", f.mul(k.index, width))
+            to = f.gep("float", "%to", f.mul(k.index, "%width"))
             with f.loop(0, whole) as p:
-                start = f.gep(element, source, f.mul(p.index, width))
+                start = f.gep(element, source, f.mul(p.index, "%width"))
                 out = f.gep("float", to, f.mul(p.index, stride))
-                for v in vectors:
-                    line = load(f.gep(element, start, v), lanes)
-                    f.store(vector("float", lanes), line, f.gep("float", out, v), 4)
+                with f.loop(0, reach, lanes) as v:
+                    raw = f.load(vector(element, lanes), f.gep(element, start, v.index), size)
+                    f.store(type_, loaded(f, dtype, raw, lanes), f.gep("float", out, v.index), 4)
         with f.loop(whole, "%panels") as p:
-            one_by_one(p.index, "0", "%kc")
+            one_by_one(p.index, "0")
     else:
         with f.loop(0, "%panels") as p:
-            one_by_one(p.index, "0", "%kc")
+            one_by_one(p.index, "0")
     f.ret()
 
 
+def _split(f: Function, dtype: str, words: Value, lanes: int) -> list[Value]:
+    """The float32 values that lie in a vector of 32-bit words, the first of each word first."""
+    whole, type_ = vector("i32", lanes), vector("float", lanes)
+    if dtype == "f32":
+        return [f.cast("bitcast", whole, words, type_)]
+    if dtype == "bf16":
+        low = f.op("shl", whole, words, constant("i32", lanes, "16"))
+        high = f.op("and", whole, words, constant("i32", lanes, "-65536"))
+        return [f.cast("bitcast", whole, bits, type_) for bits in (low, high)]
+    high = f.op("lshr", whole, words, constant("i32", lanes, "16"))
+    halves = [f.cast("trunc", whole, bits, vector("i16", lanes)) for bits in (words, high)]
+    raw = [f.cast("bitcast", vector("i16", lanes), h, vector("half", lanes)) for h in halves]
+    return [loaded(f, dtype, h, lanes) for h in raw]
+
+
 def _transposed(f: Function, rows: Sequence[Value], lanes: int) -> list[Value]:
-    """The transpose of up to `lanes` vectors; missing rows are undefined.
+    """The transpose of `lanes` vectors of 32-bit words.
 
     Blocks of 4 x 4 within 128 bits first, then the blocks: each step is one instruction on x86.
     """
-    type_ = vector("float", lanes)
-    given = [*rows, *["poison"] * (lanes - len(rows))]
+    type_ = vector("i32", lanes)
 
-    def pick(a: Value, b: Value, lane: Sequence[int]) -> Value:
-        """Lanes of a (0..3) and b (4..7), within each 128 bits."""
-        mask = [
-            block + i % 4 + (lanes if i >= 4 else 0) for block in range(0, lanes, 4) for i in lane
-        ]
-        return "poison" if a == b == "poison" else f.shuffle(type_, a, b, mask)
-
-    columns: list[list[Value]] = []  # [row group][column within the block]
-    for g in range(0, lanes, 4):
-        a, b, c, d = given[g : g + 4]
-        low, high = (0, 4, 1, 5), (2, 6, 3, 7)
-        ab, cd = (pick(a, b, low), pick(a, b, high)), (pick(c, d, low), pick(c, d, high))
-        columns.append(
-            [pick(ab[h], cd[h], half) for h in (0, 1) for half in ((0, 1, 4, 5), (2, 3, 6, 7))]
-        )
+    def words(a: Value, b: Value, order: Sequence[int]) -> Value:
+        """Words of a (0 to 3) and b (4 to 7), within each 128 bits."""
+        base = range(0, lanes, 4)
+        return f.shuffle(type_, a, b, [g + i % 4 + lanes * (i // 4) for g in base for i in order])
 
     def blocks(a: Value, b: Value, order: Sequence[int]) -> Value:
         """Groups of 128 bits of a and b side by side, by number."""
-        if a == b == "poison":
-            return "poison"
         return f.shuffle(type_, a, b, [4 * o + i for o in order for i in range(4)])
 
-    out: list[Value] = []
+    columns: list[list[Value]] = []  # [row group][column within the 4 x 4 block]
+    for g in range(0, lanes, 4):
+        a, b, c, d = rows[g : g + 4]
+        columns.append([])
+        for pairs in ((0, 4, 1, 5), (2, 6, 3, 7)):
+            ab, cd = words(a, b, pairs), words(c, d, pairs)
+            columns[-1] += [words(ab, cd, half) for half in ((0, 1, 4, 5), (2, 3, 6, 7))]
     if lanes == 4:
         return columns[0]
     if lanes == 8:
-        for q in range(2):
-            out += [blocks(columns[0][j], columns[1][j], (q, 2 + q)) for j in range(4)]
-        return out
-    for half in (0, 2):
-        order = (half, half + 1, half + 4, half + 5)
-        pairs = [
-            (
-                blocks(columns[0][j], columns[1][j], order),
-                blocks(columns[2][j], columns[3][j], order),
-            )
-            for j in range(4)
+        first, second = columns
+        return [blocks(first[j], second[j], (q, 2 + q)) for q in range(2) for j in range(4)]
+    out: list[Value] = []
+    for order in ((0, 1, 4, 5), (2, 3, 6, 7)):
+        pairs_of = [
+            [blocks(columns[g][j], columns[g + 1][j], order) for j in range(4)] for g in (0, 2)
         ]
-        out += [blocks(x, y, (0, 2, 4, 6)) for x, y in pairs]
-        out += [blocks(x, y, (1, 3, 5, 7)) for x, y in pairs]
+        for q in ((0, 2, 4, 6), (1, 3, 5, 7)):
+            out += [blocks(x, y, q) for x, y in zip(*pairs_of, strict=True)]
     return out
 
 
@@ -304,7 +318,7 @@ class _Driver:
         self.packed_b = f.gep("float", self.packed_a, tile.a_floats)
         self.block = f.gep("float", self.packed_b, tile.b_floats)
 
-    def write(self, heights: Sequence[int]) -> None:
+    def write(self) -> None:
         f, tile, size = self.f, self.tile, self.size
         strips = _ceil_div(f, size["M"], tile.strip)
         column_blocks = _ceil_div(f, size["N"], tile.nb)
@@ -321,13 +335,11 @@ class _Driver:
                 m0 = f.mul(s.index, tile.strip)
                 end = f.smin(f.add(s.index, tile.strips), stop)
                 m1 = f.smin(f.mul(end, tile.strip), size["M"])
-                self._products(batch, m0, m1, n0, n1, heights)
+                self._products(batch, m0, m1, n0, n1)
                 self._epilogue(batch, m0, m1, n0, n1)
         f.ret()
 
-    def _products(
-        self, batch: Value, m0: Value, m1: Value, n0: Value, n1: Value, heights: Sequence[int]
-    ) -> None:
+    def _products(self, batch: Value, m0: Value, m1: Value, n0: Value, n1: Value) -> None:
         """block[m1 - m0, n1 - n0] = the sums over all of K."""
         f, tile, size = self.f, self.tile, self.size
         rows = f.sub(m1, m0)
@@ -343,35 +355,10 @@ class _Driver:
             k0 = f.mul(i.index, step)
             kc = f.smin(step, f.sub(size["K"], k0))
             more = f.icmp("ne", "i64", i.index, 0)
-            for name, source, dtype, strides, count, panels, to in (
-                (
-                    "b",
-                    b,
-                    self.spec.b_dtype,
-                    ("b_n", "b_k"),
-                    f.sub(size["N"], n0),
-                    b_panels,
-                    self.packed_b,
-                ),
-                (
-                    "a",
-                    a,
-                    self.spec.a_dtype,
-                    ("a_m", "a_k"),
-                    f.sub(size["M"], m0),
-                    a_panels,
-                    self.packed_a,
-                ),
-            ):
-                along = f.gep(STORED[dtype], source, f.mul(k0, size[strides[1]]))
-                numbers = [size[strides[0]], size[strides[1]], count, panels, kc]
-                f.call(
-                    "void",
-                    f"pack_{name}",
-                    ("ptr", along),
-                    *(("i64", n) for n in numbers),
-                    ("ptr", to),
-                )
+            a_kind, b_kind = _operands(self.spec)
+            b_columns, a_rows = f.sub(size["N"], n0), f.sub(size["M"], m0)
+            self._pack(b_kind, b, self.packed_b, "b_n", "b_k", k0, b_columns, b_panels, tile.nr, kc)
+            self._pack(a_kind, a, self.packed_a, "a_m", "a_k", k0, a_rows, a_panels, tile.mr, kc)
             a_stride = f.add(f.mul(kc, tile.mr), _PAD)
             b_stride = f.add(f.mul(kc, tile.nr), _PAD)
             whole = f.op("sdiv", "i64", rows, str(tile.mr))
@@ -388,6 +375,7 @@ class _Driver:
 
                 with f.loop(0, whole) as i2:
                     multiply(i2.index, tile.mr)
+                heights = _heights(tile)
                 for below, height in zip((0, *heights), heights, strict=False):
                     fits = f.op(
                         "and",
@@ -397,6 +385,21 @@ class _Driver:
                     )
                     with f.when(fits):
                         multiply(whole, height)
+
+    def _pack(
+        self,
+        operand: tuple[str, str | None],
+        source: Value,
+        to: Value,
+        rs: str,
+        ks: str,
+        k0: Value,
+        *numbers: Value | int,
+    ) -> None:
+        f = self.f
+        along = f.gep(STORED[operand[0]], source, f.mul(k0, self.size[ks]))
+        given = [("i64", str(n)) for n in (self.size[rs], self.size[ks], *numbers)]
+        f.call("void", _pack_name(*operand), ("ptr", along), *given, ("ptr", to))
 
     def _element(
         self, base: Value, dtype: str, operand: str, batch: Value, along: tuple[str, Value]

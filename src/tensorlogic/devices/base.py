@@ -25,6 +25,10 @@ class Device(Protocol):
     def run(self, roots: Sequence[Node]) -> None:
         """Compute the roots, a graph without calls, and realise them."""
 
+    def run_call(self, results: Sequence[Node]) -> bool:
+        """Compute results of one call of a traced function by a plan kept for it; False where
+        the call has to be inlined and run as a graph."""
+
 
 @dataclass(frozen=True)
 class DeviceInfo:

@@ -11,18 +11,34 @@ from typing import Any
 from tensorlogic import settings
 from tensorlogic.codegen.emit import Module
 from tensorlogic.codegen.llvm import emit_kernel
+from tensorlogic.codegen.llvm_matmul import matmul_kernel, units
 from tensorlogic.devices.native import Launch, compile_module, host, threads
-from tensorlogic.devices.plans import Plan, plan_key, result_data
-from tensorlogic.graph import Node, topological
+from tensorlogic.devices.errors import value_error
+from tensorlogic.devices.plans import CheckFailed, Plan, leaf_key, plan_key, result_data
+from tensorlogic.graph import Node, inline_calls, topological
 from tensorlogic.kernels.check import check_kernel
 from tensorlogic.kernels.ir import Kernel, kernel_text
+from tensorlogic.kernels.spec import Matmul, matmul_text
 from tensorlogic.schedule.emit import Step
+from tensorlogic.ops import CONVERT
 from tensorlogic.schedule.fuse import schedule
 
 MAX_PLANS = 512
 """Plans kept; the one used longest ago goes first."""
 CHUNK = 16_384
 """Elements in a chunk of work, about: some microseconds."""
+INLINE = object()
+"""Kept in place of a plan for calls that have to be inlined."""
+
+
+def step_text(step: Step) -> str:
+    """What a step's kernel is; steps of equal text share one compiled function."""
+    kernel = step.kernel
+    return kernel_text(kernel) if isinstance(kernel, Kernel) else matmul_text(kernel)
+
+
+def kernel_name(text: str) -> str:
+    return "k" + hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 class Cpu:
@@ -54,43 +70,93 @@ class Cpu:
                     self._plans.popitem(last=False)
             else:
                 self._plans.move_to_end(key)
-        for root, memory in zip(roots, plan.run(order), strict=True):
+        try:
+            memories = plan.run(order)
+        except CheckFailed as failed:
+            raise value_error(order[failed.place]) from None
+        for root, memory in zip(roots, memories, strict=True):
             root.realise(result_data(memory, root))
+
+    def run_call(self, results: Sequence[Node]) -> bool:
+        """A call whose inputs are leaves runs by a plan that is kept with the traced function."""
+        traced, _ = results[0].attrs
+        args = results[0].args
+        if any(a.op is not None for a in args):
+            return False
+        current = settings.current()
+        key = (current, tuple(n.attrs[1] for n in results), *leaf_key(args))
+        kept = traced.plans.get(key)
+        if kept is None:
+            with self._lock:
+                kept = traced.plans[key] = self._prepare(results)
+        if kept is INLINE:
+            return False
+        plan, order, spots = kept
+        order = list(order)
+        for place, i in spots:
+            order[place] = args[i]
+        try:
+            memories = plan.run(order)
+        except CheckFailed as failed:
+            raise value_error(topological(inline_calls(results))[failed.place]) from None
+        for n, memory in zip(results, memories, strict=True):
+            n.realise(result_data(memory, n))
+        return True
+
+    def _prepare(self, results: Sequence[Node]) -> Any:
+        """The plan of a call, its nodes in order, and which of them are which input."""
+        args = results[0].args
+        bodies = inline_calls(results)
+        order = topological(bodies)
+        dynamic = any(n.op is CONVERT for n in order) or len({id(b) for b in bodies}) < len(bodies)
+        if dynamic or any(b.op is None for b in bodies):
+            for a in args:
+                a.uses += 1  # inlining gave the call's use back; it will be inlined once more
+            return INLINE
+        inputs = {id(a): i for i, a in enumerate(args)}
+        spots = [(place, inputs[id(n)]) for place, n in enumerate(order) if id(n) in inputs]
+        plan = Plan(self, schedule(bodies, settings.current()), order)
+        # Only leaves are looked at again; what the call was given is let go.
+        kept = [n if n.op is None and id(n) not in inputs else None for n in order]
+        return plan, kept, spots
 
     # ---- what a plan asks of its device ----
 
     def launches(self, steps: Sequence[Step]) -> list[Launch]:
         """The launch of each step; kernels that are not there yet are compiled in one module."""
-        texts = [self._text(s) for s in steps]
+        texts = [step_text(s) for s in steps]
         missing: dict[str, Step] = {}
         for text, step in zip(texts, steps, strict=True):
             if text not in self._kernels:
                 missing.setdefault(text, step)
         if missing:
-            module, names = Module(), {}
-            for text, step in missing.items():
-                names[text] = "k" + hashlib.sha256(text.encode()).hexdigest()[:20]
-                self._emit(module, step, names[text])
+            self._compile(missing)
+        return [self._launch(s, self._kernels[t]) for s, t in zip(steps, texts, strict=True)]
+
+    def _compile(self, missing: dict[str, Step]) -> None:
+        """Kernels of the IR share one module; each product has its own."""
+        module, names = Module(), {}
+        for text, step in missing.items():
+            name = kernel_name(text)
+            if isinstance(step.kernel, Kernel):
+                check_kernel(step.kernel)
+                emit_kernel(module, step.kernel, name, host().lanes)
+                names[text] = name
+            else:
+                source = matmul_kernel(step.kernel, name, host().lanes)
+                self._kernels[text] = compile_module(source, [name])[name]
+        if names:
             addresses = compile_module(module.text(), list(names.values()))
             for text, name in names.items():
                 self._kernels[text] = addresses[name]
-        return [self._launch(s, self._kernels[t]) for s, t in zip(steps, texts, strict=True)]
-
-    @staticmethod
-    def _text(step: Step) -> str:
-        if isinstance(step.kernel, Kernel):
-            return kernel_text(step.kernel)
-        raise NotImplementedError
-
-    @staticmethod
-    def _emit(module: Module, step: Step, name: str) -> None:
-        assert isinstance(step.kernel, Kernel)
-        check_kernel(step.kernel)
-        emit_kernel(module, step.kernel, name, host().lanes)
 
     @staticmethod
     def _launch(step: Step, function: int) -> Launch:
         words = len(step.buffers) + len(step.params)
+        if isinstance(step.kernel, Matmul):
+            m, n, _ = step.problem
+            work, chunk, _ = units(step.kernel, m, n, step.batch, host().lanes, threads())
+            return Launch(function, words, work, chunk)
         share = -(-step.work // (64 * threads()))
         chunk = max(1, CHUNK // step.cost, share)
         if step.cost == 1:
@@ -100,4 +166,7 @@ class Cpu:
     @staticmethod
     def scratch(step: Step) -> int:
         """Bytes of local memory that a worker needs for a step."""
+        if isinstance(step.kernel, Matmul):
+            m, n, _ = step.problem
+            return units(step.kernel, m, n, step.batch, host().lanes, threads())[2]
         return step.scratch

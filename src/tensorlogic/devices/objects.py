@@ -15,7 +15,7 @@ import stat
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -92,11 +92,14 @@ def _host_facts() -> list[str]:
     return facts
 
 
-def compile_module(ir_text: str, names: Sequence[str]) -> dict[str, int]:
+def compile_module(
+    ir_text: str, names: Sequence[str], imports: Mapping[str, int] | None = None
+) -> dict[str, int]:
     """The native addresses of the functions `names` of a module of LLVM IR.
 
-    Raises RuntimeError where the text is not valid IR, or needs a symbol beyond `symbols.KNOWN`.
-    The code stays mapped for the life of the process.
+    `imports` are functions that the module declares, by name. Raises RuntimeError where the text is
+    not valid IR, or needs a symbol beyond these and `symbols.KNOWN`. The code stays mapped for the
+    life of the process.
     """
     here = host()
     key = _key("object", ir_text, here.cpu, here.features, here.llvm)
@@ -105,7 +108,7 @@ def compile_module(ir_text: str, names: Sequence[str]) -> dict[str, int]:
         if image is None:
             image = _emit(ir_text, here)
             _write(key, image)
-        return _load(image, names, key)
+        return _load(image, names, imports or {}, key)
 
 
 @cache
@@ -129,9 +132,11 @@ def _emit(ir_text: str, here: Host) -> bytes:
     return bytes(machine.emit_object(module))
 
 
-def _load(image: bytes, names: Sequence[str], key: str) -> dict[str, int]:
+def _load(
+    image: bytes, names: Sequence[str], imports: Mapping[str, int], key: str
+) -> dict[str, int]:
     if elf.SUPPORTED:
-        return elf.load(image, names, symbols.address)
+        return elf.load(image, names, lambda name: imports.get(name) or symbols.address(name))
     import llvmlite.binding as llvm
 
     if not _loaded:
@@ -141,6 +146,8 @@ def _load(image: bytes, names: Sequence[str], key: str) -> dict[str, int]:
     builder = llvm.JITLibraryBuilder().add_object_img(image)
     for name in symbols.KNOWN:
         builder.import_symbol(name, symbols.address(name))
+    for name, address in imports.items():
+        builder.import_symbol(name, address)
     for name in names:
         builder.export_symbol(name)
     library = builder.link(_loaded[0], f"{key}.{len(_loaded)}")

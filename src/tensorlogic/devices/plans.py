@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorlogic.devices import errors
 from tensorlogic.devices.native import Launch, Program, entry
 from tensorlogic.graph import Node
 from tensorlogic.kernels.ir import Kernel
-from tensorlogic.schedule.emit import Number
+from tensorlogic.schedule.emit import Step
 from tensorlogic.schedule.fuse import Schedule, may_overwrite
 from tensorlogic.schedule.lower import CheckRecord
 from tensorlogic.storage import ALIGNMENT, Memory, Strided, contiguous_strides
@@ -35,18 +34,26 @@ SMALL_WORK = 30_000
 def plan_key(order: Sequence[Node], roots: Sequence[Node], settings: object) -> tuple[Any, ...]:
     """Everything that a plan depends on; numbers and addresses are not part of it."""
     place = {id(n): i for i, n in enumerate(order)}
-    memories: dict[int, int] = {}
     parts: list[Any] = [settings, tuple(place[id(r)] for r in roots)]
     for n in order:
         if n.op is not None:
             parts.append((n.op, n.attrs, n.shape, n.dtype, tuple(place[id(a)] for a in n.args)))
-        elif n.data is None:
+    parts += leaf_key([n for n in order if n.op is None])
+    return tuple(parts)
+
+
+def leaf_key(leaves: Sequence[Node]) -> list[Any]:
+    """Dtype, storage, layout and aliasing of leaves, and which may be written in place."""
+    memories: dict[int, int] = {}
+    parts: list[Any] = []
+    for n in leaves:
+        d = n.data
+        if d is None:
             parts.append((n.dtype, n.weak))
         else:
-            d = n.data
             alias = memories.setdefault(id(d.memory), len(memories))
             parts.append((n.shape, n.dtype, d.storage, d.offset, d.strides, alias, may_overwrite(n)))
-    return tuple(parts)
+    return parts
 
 
 @dataclass(frozen=True)
@@ -71,58 +78,63 @@ class Plan:
     """A schedule compiled for the CPU."""
 
     def __init__(self, device: Cpu, schedule: Schedule, order: Sequence[Node]):
-        self._place = {id(n): i for i, n in enumerate(order)}
-        self._steps = schedule.steps
-        self._roots = [self._place[id(r)] for r in schedule.roots]
-        self._root_sizes = [
-            r.size * BYTES.get(schedule.memory_types[id(r)], r.dtype.itemsize)
-            for r in schedule.roots
-        ]
-        self._types = schedule.memory_types
-        self._launches = device.launches(schedule.steps)
-        self._scratch = max((device.scratch(s) for s in schedule.steps), default=0)
-        touched = sum(s.work * s.cost for s in schedule.steps)
-        products = sum(2 * m * n * k // 8 for m, n, k in (s.problem for s in schedule.steps))
+        steps = schedule.steps
+        # A plan outlives the graph that it was made for: it keeps places, never nodes.
+        place = {id(n): i for i, n in enumerate(order)}
+        self._roots = [place[id(r)] for r in schedule.roots]
+        self._root_sizes = [r.size * r.dtype.itemsize for r in schedule.roots]
+        self._launches = device.launches(steps)
+        self._scratch = max((device.scratch(s) for s in steps), default=0)
+        touched = sum(s.work * s.cost for s in steps)
+        products = sum(m * n * k // 4 for m, n, k in (s.problem for s in steps))
         self._small = touched + products < SMALL_WORK
-        self.checks: list[tuple[CheckRecord, int]] = []
-        self._aliases = self._taken_over()
-        self._offsets, self._arena_bytes = self._lay_out(schedule)
-        self._plan_patches()
+        self._aliases = self._taken_over(steps, place)
+        self._offsets, self._arena_bytes = self._lay_out(schedule, place)
+        self.checks: list[int] = []
+        """The place of the node that each status slot checks."""
+        self._addresses: list[_Patch] = []
+        self._arena: list[tuple[int, int]] = []
+        self._status: list[int] = []
+        self._numbers: list[tuple[int, int, str]] = []
+        self._fixed: list[tuple[int, int]] = []
+        self._plan_patches(steps, place)
         self._free: list[_Instance] = []
 
-    def _taken_over(self) -> dict[int, int]:
+    @staticmethod
+    def _taken_over(steps: Sequence[Step], place: dict[int, int]) -> dict[int, int]:
         """Nodes that live in the memory of another: written place to the place it took over."""
         taken: dict[int, int] = {}
-        for s in self._steps:
+        for s in steps:
             if s.in_place is not None:
-                source = self._place[id(s.in_place)]
-                taken[self._place[id(s.writes[0])]] = taken.get(source, source)
+                source = place[id(s.in_place)]
+                taken[place[id(s.writes[0])]] = taken.get(source, source)
         return taken
 
-    def _home(self, node: Node) -> int:
-        place = self._place[id(node)]
-        return self._aliases.get(place, place)
-
-    def _lay_out(self, schedule: Schedule) -> tuple[dict[int, int], int]:
+    def _lay_out(self, schedule: Schedule, place: dict[int, int]) -> tuple[dict[int, int], int]:
         """Arena offsets of the intermediates; memory is used again after the last reader."""
+        types = schedule.memory_types
+
+        def home_of(n: Node) -> int:
+            return self._aliases.get(place[id(n)], place[id(n)])
+
         roots = {self._aliases.get(r, r) for r in self._roots}
         last: dict[int, int] = {}
         sizes: dict[int, int] = {}
-        for i, s in enumerate(self._steps):
+        for i, s in enumerate(schedule.steps):
             for n in (*s.reads, *s.writes):
-                home = self._home(n)
+                home = home_of(n)
                 last[home] = i
-                if n.op is not None and home not in roots and id(n) in self._types:
-                    size = n.size * BYTES[self._types[id(n)]]
+                if n.op is not None and home not in roots and id(n) in types:
+                    size = n.size * BYTES[types[id(n)]]
                     sizes[home] = -(-size // ALIGNMENT) * ALIGNMENT
         for n in schedule.roots:
-            sizes.pop(self._home(n), None)
+            sizes.pop(home_of(n), None)
         offsets: dict[int, int] = {}
         free: list[tuple[int, int]] = []  # (offset, size)
         end = 0
-        for i, s in enumerate(self._steps):
+        for i, s in enumerate(schedule.steps):
             for n in s.writes:
-                home = self._home(n)
+                home = home_of(n)
                 if home not in sizes or home in offsets:
                     continue
                 size = sizes[home]
@@ -137,21 +149,16 @@ class Plan:
             free += [(offsets[h], sizes[h]) for h in offsets if last[h] == i]
         return offsets, end
 
-    def _plan_patches(self) -> None:
+    def _plan_patches(self, steps: Sequence[Step], place: dict[int, int]) -> None:
         """Which words change with each run, which with each program, and which never."""
-        self._addresses: list[_Patch] = []
-        self._arena: list[tuple[int, int]] = []
-        self._status: list[int] = []
-        self._numbers: list[tuple[int, int, str]] = []
-        self._fixed: list[tuple[int, int]] = []
         word = 0
-        for s in self._steps:
+        for s in steps:
             for use in s.buffers:
                 if use is None:
                     self._status.append(word)
                 else:
                     node, offset = use
-                    home = self._home(node)
+                    home = self._aliases.get(place[id(node)], place[id(node)])
                     if home in self._offsets:
                         self._arena.append((word, self._offsets[home] + offset))
                     else:
@@ -159,21 +166,20 @@ class Plan:
                 word += 1
             params = s.kernel.params if isinstance(s.kernel, Kernel) else s.kernel.all_params
             for p, value in zip(params, s.params, strict=True):
-                self._number(word, value, p.dtype)
+                if isinstance(value, Node):
+                    self._numbers.append((word, place[id(value)], p.dtype))
+                elif isinstance(value, CheckRecord):
+                    self._fixed.append((word, len(self.checks)))
+                    self.checks.append(place[id(value.node)])
+                else:
+                    self._fixed.append((word, value))
                 word += 1
 
-    def _number(self, word: int, value: Number, dtype: str) -> None:
-        if isinstance(value, Node):
-            self._numbers.append((word, self._place[id(value)], dtype))
-        elif isinstance(value, CheckRecord):
-            self._fixed.append((word, len(self.checks)))
-            self.checks.append((value, self._place[id(value.node)]))
-        else:
-            self._fixed.append((word, value))
-
     def _instance(self) -> _Instance:
-        if self._free:
+        try:
             return self._free.pop()
+        except IndexError:
+            pass
         program = Program(self._launches, self._scratch, self._small)
         arena = Memory.allocate(self._arena_bytes)
         status = np.zeros(max(len(self.checks), 1), np.int32)
@@ -187,15 +193,18 @@ class Plan:
             words[word] = value
         return _Instance(program, arena, status)
 
-    def run(self, order: Sequence[Node]) -> list[Memory]:
-        """The memory of each root, computed from the leaves of `order` (nodes as in the key)."""
+    def run(self, order: Sequence[Node | None]) -> list[Memory]:
+        """The memory of each root, computed from the leaves of `order` (places as in the key).
+
+        Raises CheckFailed where a status word counted something.
+        """
         results = []
         homes: dict[int, int] = {}
         for place, size in zip(self._roots, self._root_sizes, strict=True):
             home = self._aliases.get(place, place)
-            data = order[home].data
-            if home != place and data is not None:
-                memory = data.memory  # an update in place
+            node = order[home]
+            if home != place and node is not None and node.data is not None:
+                memory = node.data.memory  # an update in place
             else:
                 memory = Memory.allocate(size)
             homes[home] = memory.address
@@ -205,22 +214,34 @@ class Plan:
         for patch in self._addresses:
             address = homes.get(patch.place)
             if address is None:
-                data = order[patch.place].data
-                assert data is not None
-                address = data.memory.address
+                address = _leaf(order, patch.place).memory.address
             words[patch.word] = address + patch.offset
         for word, place, dtype in self._numbers:
-            words[word] = _number_word(order[place].number, dtype)
+            node = order[place]
+            words[word] = _number_word(node.number if node is not None else None, dtype)
         if self.checks:
             instance.status[:] = 0
         entry()(instance.program.address)
-        if self.checks and instance.status.any():
-            counts = [int(c) for c in instance.status]
-            self._free.append(instance)
-            nodes = [(record.kind, order[place]) for record, place in self.checks]
-            raise errors.value_error(nodes, counts)
+        failed = [p for p, n in zip(self.checks, instance.status.tolist(), strict=False) if n]
         self._free.append(instance)
+        if failed:
+            raise CheckFailed(failed[0])
         return results
+
+
+class CheckFailed(Exception):
+    """A value check failed; `place` is that of the node that it belongs to."""
+
+    def __init__(self, place: int):
+        super().__init__(place)
+        self.place = place
+
+
+def _leaf(order: Sequence[Node | None], place: int) -> Strided:
+    node = order[place]
+    assert node is not None
+    assert node.data is not None
+    return node.data
 
 
 def _number_word(value: float | int | bool | None, dtype: str) -> int:

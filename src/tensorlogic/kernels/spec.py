@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tensorlogic.kernels.ir import Buffer, Expr, Store, index, param, var
+from tensorlogic.kernels.ir import Buffer, Expr, Kernel, Store, index, kernel_text, param, var
 
 ACC = var("acc", "f32")
 """The finished sum of one element of the product, in the expressions of an epilogue."""
@@ -45,3 +45,10 @@ class Matmul:
     @property
     def all_params(self) -> tuple[Expr, ...]:
         return (*MATMUL_PARAMS, *self.params)
+
+
+def matmul_text(spec: Matmul) -> str:
+    """The product as text; equal text means the same kernel."""
+    a, b = spec.a_contiguous or "strided", spec.b_contiguous or "strided"
+    head = f"product of a along {a} and b along {b}: acc for each batch, row, col\n"
+    return head + kernel_text(Kernel(spec.all_buffers, spec.all_params, spec.stores))

@@ -106,7 +106,7 @@ class Interpreter:
         self._drive(parse(source), Scope(self.environment))
 
     def call(self, function: Function, positional: Sequence[Any], named: dict[str, Any]) -> Any:
-        """Call a function of a program from Python."""
+        """Call a function from Python; the place of the call is where the function stands."""
         span = function.tree.span
         call = tree.Call(
             span,
@@ -327,7 +327,9 @@ def _check_arguments(function: Function, arguments: dict[str, Any], call: Span) 
         else:
             found = values.kind(arguments[name])
             raise Fault(f"{function.name}(): `{name}` is {found}, not {declared}")
-    where = f"{function.tree.span.line_place}, called from {call.line_place}"
+    defined = function.tree.span
+    where = f"{defined.line_place}, called from "
+    where += "Python" if call is defined else call.line_place
     return bind(function.name, tensors, arguments, where)
 
 
@@ -351,7 +353,9 @@ def _located(error: Exception, span: Span, scope: Scope) -> LanguageRuntimeError
     calls = []
     inner: Scope | None = scope
     while inner is not None and inner.function is not None and inner.call is not None:
-        calls.append(f"\n  in {inner.function.name}, called at {inner.call.place}")
+        from_python = inner.call is inner.function.tree.span
+        place = "from Python" if from_python else f"at {inner.call.place}"
+        calls.append(f"\n  in {inner.function.name}, called {place}")
         inner = inner.caller
     hidden = len(calls) - 2 * _SHOWN_CALLS
     if hidden > 1:

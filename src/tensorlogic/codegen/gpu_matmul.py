@@ -1,0 +1,445 @@
+"""Matrix products as GPU text: one body for both dialects, a tile of the result for each group.
+
+Two float16 operands go through matrix units: the group stages 16-byte pieces of A and B in
+threadgroup memory (the next piece is on its way while this one is multiplied), its simdgroups
+multiply 16 x 16 tiles of them: one m16n8k16 instruction a half on CUDA, eight products of 8 x 8
+simdgroup matrices on Metal. Other types are multiplied in float32 by each thread. Both accumulate
+in float32, take any extents and strides, and end in the epilogue's stores, element by element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from string import Template
+
+from tensorlogic.codegen.clike import LOAD, Printer
+from tensorlogic.codegen.dialects import assemble
+from tensorlogic.kernels.spec import Matmul
+
+_PAD = 8  # halfs after each line of a staged tile, so that a column spreads over the banks
+
+
+@dataclass(frozen=True)
+class GpuTile:
+    """A threadgroup's part of the result, the piece of K that it stages, its simdgroups."""
+
+    m: int
+    n: int
+    k: int
+    simds_m: int
+    simds_n: int
+
+    @property
+    def threads(self) -> int:
+        return self.simds_m * self.simds_n * 32
+
+
+LARGE = GpuTile(128, 128, 32, 2, 4)
+SMALL = GpuTile(64, 64, 32, 2, 2)
+PLAIN = GpuTile(64, 64, 16, 2, 4)
+"""For products without matrix units: 256 threads with 4 x 4 elements each."""
+
+
+def uses_matrix_units(spec: Matmul) -> bool:
+    return spec.a_dtype == spec.b_dtype == "f16"
+
+
+def choose_tile(spec: Matmul, dialect: str, sizes: Mapping[str, float]) -> GpuTile:
+    """The tile for a launch (`sizes` has M, N and batches); a kernel is compiled for each."""
+    if not uses_matrix_units(spec):
+        return PLAIN
+    enough = 128  # groups that fill a large GPU
+    return LARGE if dialect == "cuda" and groups(LARGE, sizes) >= enough else SMALL
+
+
+def groups(tile: GpuTile, sizes: Mapping[str, float]) -> int:
+    m, n, batches = (int(sizes[name]) for name in ("M", "N", "batches"))
+    return -(-m // tile.m) * -(-n // tile.n) * batches
+
+
+def matmul_grid(tile: GpuTile, sizes: Mapping[str, float]) -> int:
+    """Threads of a launch, a multiple of the tile's."""
+    return groups(tile, sizes) * tile.threads
+
+
+def render_matmul(
+    spec: Matmul, name: str, dialect: str, tile: GpuTile, *, index: str = "i64"
+) -> str:
+    """The whole text of a product in a dialect. Arguments as `Matmul` has them; the parameter
+    words are packed by `clike.pack_params(spec.all_params, ...)`."""
+    sizes = {
+        "THREADS": tile.threads,
+        "TILE_M": tile.m,
+        "TILE_N": tile.n,
+        "TILE_K": tile.k,
+        "SIMDS_N": tile.simds_n,
+        "SIMD_M": tile.m // tile.simds_m,
+        "SIMD_N": tile.n // tile.simds_n,
+    }
+    more = "".join(f"#define {key} {value}\n" for key, value in sizes.items())
+    if uses_matrix_units(spec):
+        more += _MATRICES[dialect]
+    return assemble(dialect, matmul_body(spec, name, tile), index, more)
+
+
+def matmul_body(spec: Matmul, name: str, tile: GpuTile) -> str:
+    """The text below the prelude, the same in both dialects but for the tile's sizes there."""
+    printer = Printer(spec.all_buffers, spec.all_params, True, 32, _OWN_NAMES)
+    a, b = (printer.c_names[x] for x in printer.buffers[:2])
+    if uses_matrix_units(spec):
+        printer.array("uint4", "tiles", _matrix_bytes(tile) // 16)
+        _lines(printer, _PLACE + _MATRIX_LOOP, {"a": a, "b": b, **_matrix_layout(spec)})
+        with printer.block("UNROLL\nfor (int i = 0; i < SIMD_M / 16; i++)"):
+            _lines(printer, _MATRIX_STORE, {})
+            with printer.block("for (int e = int(LANE); e < 16 * SIMD_N; e += 32)"):
+                _lines(printer, _MATRIX_ELEMENT, {})
+                with printer.block("if (row < M && col < N)"):
+                    _epilogue(printer, spec, "sum[e]")
+            printer.line("SIMD_BARRIER();")
+    else:
+        load = {
+            x: LOAD.get(dtype, "{}").format(f"{x_name}[at]")
+            for x, x_name, dtype in (("load_a", a, spec.a_dtype), ("load_b", b, spec.b_dtype))
+        }
+        lanes = {
+            "a_line": "e / TILE_K" if spec.a_contiguous != "m" else "e % TILE_M",
+            "a_depth": "e % TILE_K" if spec.a_contiguous != "m" else "e / TILE_M",
+            "b_line": "e % TILE_N" if spec.b_contiguous != "k" else "e / TILE_K",
+            "b_depth": "e / TILE_N" if spec.b_contiguous != "k" else "e % TILE_K",
+        }
+        printer.array("float", "tile_a", tile.k * (tile.m + 4))
+        printer.array("float", "tile_b", tile.k * (tile.n + 4))
+        _lines(printer, _PLACE + _PLAIN_LOOP, {"a": a, "b": b, **load, **lanes})
+        with (
+            printer.block("UNROLL\nfor (int i = 0; i < 4; i++)"),
+            printer.block("UNROLL\nfor (int j = 0; j < 4; j++)"),
+        ):
+            _lines(printer, _PLAIN_ELEMENT, {})
+            with printer.block("if (row < M && col < N)"):
+                _epilogue(printer, spec, "sums[i][j]")
+    shared = _FETCH if uses_matrix_units(spec) else ""
+    return shared + printer.text(name, "THREADS")
+
+
+def _lines(printer: Printer, template: str, fill: Mapping[str, object]) -> None:
+    for line in Template(template).substitute(fill).splitlines():
+        printer.line(line)
+
+
+def _epilogue(printer: Printer, spec: Matmul, value: str) -> None:
+    depth = len(printer.chain) - 1
+    printer.line(f"const float acc = {value};")
+    printer.env["var", "acc"] = ("acc", depth)
+    printer.env["index", "batch"] = ("batch", 0)
+    printer.env["index", "row"] = ("row", depth - 1)
+    printer.env["index", "col"] = ("col", depth - 1)
+    printer.load_floor = depth
+    printer.prepare_all(spec.stores)
+    printer.statements(spec.stores)
+
+
+def _matrix_bytes(tile: GpuTile) -> int:
+    """Threadgroup memory: both staged tiles, or later 16 rows of sums for each simdgroup."""
+    lines = max(tile.m * (tile.k + _PAD), tile.k * (tile.m + _PAD))
+    lines += max(tile.n * (tile.k + _PAD), tile.k * (tile.n + _PAD))
+    sums = tile.threads // 32 * 16 * (tile.n // tile.simds_n)
+    return max(2 * lines, 4 * sums)
+
+
+def _fast(operand: str, line_step: str, word: int) -> str:
+    """Whether each piece of eight halfs is aligned: strides and the offset are multiples of 8."""
+    return f"({line_step} | {operand}_batch | PARAM({word})) % 8 == 0"
+
+
+def _matrix_layout(spec: Matmul) -> dict[str, str]:
+    """How A and B are staged: in lines along the axis that is contiguous in memory."""
+    across_m, along_k = spec.a_contiguous == "m", spec.b_contiguous == "k"
+    at = len(spec.all_params)
+    return {
+        "a_lines": "TILE_K" if across_m else "TILE_M",
+        "a_width": "TILE_M" if across_m else "TILE_K",
+        "a_line": "k0 + line" if across_m else "row0 + line",
+        "a_first": "row0 + first" if across_m else "k0 + first",
+        "a_line_end": "K" if across_m else "M",
+        "a_first_end": "M" if across_m else "K",
+        "a_line_step": "a_k" if across_m else "a_m",
+        "a_step": "1" if spec.a_contiguous else "a_k",
+        "a_fast": _fast("a", "a_k" if across_m else "a_m", at) if spec.a_contiguous else "false",
+        "load_a": "tile_load_a_turned" if across_m else "tile_load_a",
+        "a_tile": "k * A_LINE + simd_row + 16 * i"
+        if across_m
+        else "(simd_row + 16 * i) * A_LINE + k",
+        "b_lines": "TILE_N" if along_k else "TILE_K",
+        "b_width": "TILE_K" if along_k else "TILE_N",
+        "b_line": "col0 + line" if along_k else "k0 + line",
+        "b_first": "k0 + first" if along_k else "col0 + first",
+        "b_line_end": "N" if along_k else "K",
+        "b_first_end": "K" if along_k else "N",
+        "b_line_step": "b_n" if along_k else "b_k",
+        "b_step": "1" if spec.b_contiguous else "b_n",
+        "b_fast": _fast("b", "b_n" if along_k else "b_k", at + 1) if spec.b_contiguous else "false",
+        "load_b": "tile_load_b_turned" if along_k else "tile_load_b",
+        "b_tile": "(simd_col + 16 * j) * B_LINE + k"
+        if along_k
+        else "k * B_LINE + simd_col + 16 * j",
+    }
+
+
+_OWN_NAMES = (
+    *(
+        "acc",
+        "batch",
+        "row",
+        "col",
+        "tiles_m",
+        "tiles_n",
+        "group",
+        "band",
+        "height",
+        "row0",
+        "col0",
+    ),
+    *("simd_row", "simd_col", "sums", "sum", "next_a", "next_b", "tiles", "tile_a", "tile_b", "k0"),
+    *(
+        "a_fast",
+        "b_fast",
+        "i",
+        "j",
+        "k",
+        "e",
+        "q",
+        "x",
+        "y",
+        "at",
+        "line",
+        "first",
+        "piece",
+        "left",
+    ),
+    *("fragment_a", "fragment_b", "A_LINE", "B_LINE", "A_PIECES", "B_PIECES", "TILE_M", "TILE_N"),
+    *("TILE_K", "SIMDS_N", "SIMD_M", "SIMD_N", "THREADS", "fetch", "pair", "TileC", "TileAB"),
+)
+
+# Groups go down bands of 8 tiles, so that those at work together share what they read.
+_PLACE = """\
+const index_t tiles_m = (M + TILE_M - 1) / TILE_M;
+const index_t tiles_n = (N + TILE_N - 1) / TILE_N;
+const index_t batch = index_t(GROUP) / (tiles_m * tiles_n);
+if (batch >= batches) return;
+const index_t group = index_t(GROUP) % (tiles_m * tiles_n);
+const index_t band = group / (8 * tiles_n);
+const index_t height = tiles_m - 8 * band < 8 ? tiles_m - 8 * band : 8;
+const index_t row0 = (8 * band + group % (8 * tiles_n) % height) * TILE_M;
+const index_t col0 = group % (8 * tiles_n) / height * TILE_N;
+"""
+
+_FETCH = """\
+// Two halfs of a line, zeros beyond its end; `left` elements are left of it.
+FUNC uint pair(DEVICE const half* line, index_t step, index_t left, int i) {
+    const uint low = i < left ? half_bits(line[i * step]) : 0u;
+    return low | (i + 1 < left ? half_bits(line[(i + 1) * step]) << 16 : 0u);
+}
+FUNC uint4 fetch(DEVICE const half* line, index_t step, index_t left, bool fast) {
+    if (fast && left >= 8) return *(DEVICE const uint4*)line;
+    uint4 piece;
+    piece.x = pair(line, step, left, 0);
+    piece.y = pair(line, step, left, 2);
+    piece.z = pair(line, step, left, 4);
+    piece.w = pair(line, step, left, 6);
+    return piece;
+}
+#define A_PIECES (TILE_M * TILE_K / 8 / THREADS)
+#define B_PIECES (TILE_N * TILE_K / 8 / THREADS)
+"""
+
+_MATRIX_LOOP = """\
+THREADGROUP half* tile_a = (THREADGROUP half*)tiles;
+THREADGROUP half* tile_b = tile_a + $a_lines * ($a_width + 8);
+const int A_LINE = $a_width + 8;
+const int B_LINE = $b_width + 8;
+const bool a_fast = $a_fast;
+const bool b_fast = $b_fast;
+const int simd_row = int(SIMDGROUP) / SIMDS_N * SIMD_M;
+const int simd_col = int(SIMDGROUP) % SIMDS_N * SIMD_N;
+$a += batch * a_batch;
+$b += batch * b_batch;
+TileC sums[SIMD_M / 16][SIMD_N / 16];
+UNROLL
+for (int i = 0; i < SIMD_M / 16; i++) {
+    UNROLL
+    for (int j = 0; j < SIMD_N / 16; j++) tile_clear(sums[i][j]);
+}
+uint4 next_a[A_PIECES];
+uint4 next_b[B_PIECES];
+for (index_t k0 = 0; k0 < K + TILE_K; k0 += TILE_K) {
+    if (k0 > 0) {
+        GROUP_BARRIER();
+        UNROLL
+        for (int q = 0; q < A_PIECES; q++) {
+            const int piece = int(THREAD) + q * THREADS;
+            const int at = piece / ($a_width / 8) * A_LINE + piece % ($a_width / 8) * 8;
+            *(THREADGROUP uint4*)(tile_a + at) = next_a[q];
+        }
+        UNROLL
+        for (int q = 0; q < B_PIECES; q++) {
+            const int piece = int(THREAD) + q * THREADS;
+            const int at = piece / ($b_width / 8) * B_LINE + piece % ($b_width / 8) * 8;
+            *(THREADGROUP uint4*)(tile_b + at) = next_b[q];
+        }
+        GROUP_BARRIER();
+    }
+    if (k0 < K) {
+        UNROLL
+        for (int q = 0; q < A_PIECES; q++) {
+            const int piece = int(THREAD) + q * THREADS;
+            const int line = piece / ($a_width / 8), first = piece % ($a_width / 8) * 8;
+            const index_t left = $a_line < $a_line_end ? $a_first_end - ($a_first) : 0;
+            const index_t at = ($a_line) * $a_line_step + ($a_first) * $a_step;
+            next_a[q] = fetch($a + at, $a_step, left, a_fast);
+        }
+        UNROLL
+        for (int q = 0; q < B_PIECES; q++) {
+            const int piece = int(THREAD) + q * THREADS;
+            const int line = piece / ($b_width / 8), first = piece % ($b_width / 8) * 8;
+            const index_t left = $b_line < $b_line_end ? $b_first_end - ($b_first) : 0;
+            const index_t at = ($b_line) * $b_line_step + ($b_first) * $b_step;
+            next_b[q] = fetch($b + at, $b_step, left, b_fast);
+        }
+    }
+    if (k0 == 0) continue;
+    UNROLL
+    for (int k = 0; k < TILE_K; k += 16) {
+        TileAB fragment_a[SIMD_M / 16];
+        TileAB fragment_b[SIMD_N / 16];
+        UNROLL
+        for (int i = 0; i < SIMD_M / 16; i++) $load_a(fragment_a[i], tile_a + $a_tile, A_LINE);
+        UNROLL
+        for (int j = 0; j < SIMD_N / 16; j++) $load_b(fragment_b[j], tile_b + $b_tile, B_LINE);
+        UNROLL
+        for (int i = 0; i < SIMD_M / 16; i++) {
+            UNROLL
+            for (int j = 0; j < SIMD_N / 16; j++) {
+                tile_multiply(sums[i][j], fragment_a[i], fragment_b[j]);
+            }
+        }
+    }
+}
+GROUP_BARRIER();
+THREADGROUP float* sum = (THREADGROUP float*)tiles + int(SIMDGROUP) * 16 * SIMD_N;
+"""
+
+_MATRIX_STORE = """\
+UNROLL
+for (int j = 0; j < SIMD_N / 16; j++) tile_store(sums[i][j], sum + 16 * j, SIMD_N);
+SIMD_BARRIER();
+"""
+
+_MATRIX_ELEMENT = """\
+const index_t row = row0 + simd_row + 16 * i + e / SIMD_N;
+const index_t col = col0 + simd_col + e % SIMD_N;
+"""
+
+_PLAIN_LOOP = """\
+$a += batch * a_batch;
+$b += batch * b_batch;
+float sums[4][4] = {};
+for (index_t k0 = 0; k0 < K; k0 += TILE_K) {
+    GROUP_BARRIER();
+    for (int e = int(THREAD); e < TILE_M * TILE_K; e += THREADS) {
+        const index_t row = row0 + $a_line, k = k0 + $a_depth;
+        const index_t at = row * a_m + k * a_k;
+        tile_a[($a_depth) * (TILE_M + 4) + $a_line] = row < M && k < K ? $load_a : 0.0f;
+    }
+    for (int e = int(THREAD); e < TILE_N * TILE_K; e += THREADS) {
+        const index_t col = col0 + $b_line, k = k0 + $b_depth;
+        const index_t at = col * b_n + k * b_k;
+        tile_b[($b_depth) * (TILE_N + 4) + $b_line] = col < N && k < K ? $load_b : 0.0f;
+    }
+    GROUP_BARRIER();
+    UNROLL
+    for (int k = 0; k < TILE_K; k++) {
+        float x[4], y[4];
+        UNROLL
+        for (int i = 0; i < 4; i++) x[i] = tile_a[k * (TILE_M + 4) + int(THREAD) / 16 * 4 + i];
+        UNROLL
+        for (int j = 0; j < 4; j++) y[j] = tile_b[k * (TILE_N + 4) + int(THREAD) % 16 + 16 * j];
+        UNROLL
+        for (int i = 0; i < 4; i++) {
+            UNROLL
+            for (int j = 0; j < 4; j++) sums[i][j] = math_fma(x[i], y[j], sums[i][j]);
+        }
+    }
+}
+"""
+
+_PLAIN_ELEMENT = """\
+const index_t row = row0 + int(THREAD) / 16 * 4 + i;
+const index_t col = col0 + int(THREAD) % 16 + 16 * j;
+"""
+
+# 16 x 16 tiles: A with lines along k, B with lines along n, or "turned" the other way round.
+_METAL = """\
+struct TileAB { simdgroup_half8x8 part[4]; };
+struct TileC { simdgroup_float8x8 part[4]; };
+FUNC uint half_bits(half x) { return uint(as_type<ushort>(x)); }
+FUNC void tile_clear(thread TileC& c) {
+    for (int i = 0; i < 4; i++) c.part[i] = simdgroup_float8x8(0.0f);
+}
+#define TILE_LOAD(name, line_step, step, turned) \\
+    FUNC void name(thread TileAB& t, threadgroup const half* p, int line) { \\
+        for (int i = 0; i < 4; i++) \\
+            simdgroup_load(t.part[i], p + line_step * 8 * line + step * 8, line, 0, turned); \\
+    }
+TILE_LOAD(tile_load_a, i / 2, i % 2, false)
+TILE_LOAD(tile_load_a_turned, i % 2, i / 2, true)
+TILE_LOAD(tile_load_b, i / 2, i % 2, false)
+TILE_LOAD(tile_load_b_turned, i % 2, i / 2, true)
+FUNC void tile_multiply(thread TileC& c, thread TileAB& a, thread TileAB& b) {
+    for (int i = 0; i < 8; i++) {
+        const int at = i / 2, k = i % 2;
+        simdgroup_multiply_accumulate(
+            c.part[at], a.part[at / 2 * 2 + k], b.part[k * 2 + at % 2], c.part[at]);
+    }
+}
+FUNC void tile_store(thread TileC& c, threadgroup float* p, int line) {
+    for (int i = 0; i < 4; i++) simdgroup_store(c.part[i], p + i / 2 * 8 * line + i % 2 * 8, line);
+}
+"""
+
+# The registers of PTX's m16n8k16 and ldmatrix; B's tile is loaded so that both halves follow.
+_CUDA = """\
+struct TileAB { uint part[4]; };
+struct TileC { float part[8]; };
+FUNC uint half_bits(half x) { return x.bits; }
+FUNC void tile_clear(TileC& c) {
+    for (int i = 0; i < 8; i++) c.part[i] = 0.0f;
+}
+#define TILE_LOAD(name, turn, row, column) \\
+    FUNC void name(TileAB& t, const half* p, int line) { \\
+        const int lane = int(LANE); \\
+        const uint at = (uint)__cvta_generic_to_shared(p + (row) * line + (column)); \\
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4" turn ".shared.b16 {%0,%1,%2,%3}, [%4];" \\
+                     : "=r"(t.part[0]), "=r"(t.part[1]), "=r"(t.part[2]), "=r"(t.part[3]) \\
+                     : "r"(at) : "memory"); \\
+    }
+TILE_LOAD(tile_load_a, "", lane % 16, lane / 16 * 8)
+TILE_LOAD(tile_load_a_turned, ".trans", lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8)
+TILE_LOAD(tile_load_b, ".trans", lane % 16, lane / 16 * 8)
+TILE_LOAD(tile_load_b_turned, "", lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8)
+FUNC void tile_multiply(TileC& c, const TileAB& a, const TileAB& b) {
+    for (int h = 0; h < 2; h++)
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                     "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                     : "+f"(c.part[4 * h]), "+f"(c.part[4 * h + 1]), "+f"(c.part[4 * h + 2]),
+                       "+f"(c.part[4 * h + 3])
+                     : "r"(a.part[0]), "r"(a.part[1]), "r"(a.part[2]), "r"(a.part[3]),
+                       "r"(b.part[2 * h]), "r"(b.part[2 * h + 1]));
+}
+FUNC void tile_store(const TileC& c, float* p, int line) {
+    const int row = int(LANE) / 4, column = int(LANE) % 4 * 2;
+    for (int i = 0; i < 8; i++)
+        p[(row + i / 2 % 2 * 8) * line + i / 4 * 8 + column + i % 2] = c.part[i];
+}
+"""
+_MATRICES = {"metal": _METAL, "cuda": _CUDA}

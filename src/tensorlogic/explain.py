@@ -1,0 +1,94 @@
+"""What each stage makes of a graph, as text, for any device on any machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tensorlogic import settings
+from tensorlogic.devices.base import REGISTRY
+from tensorlogic.devices.cpu import kernel_name, step_text
+from tensorlogic.graph import Node, inline_calls, shape_text, topological
+from tensorlogic.kernels.ir import Kernel
+from tensorlogic.kernels.spec import Matmul
+from tensorlogic.schedule.emit import Step
+from tensorlogic.schedule.fuse import schedule
+
+STAGES = ("graph", "schedule", "kernels", "source")
+
+
+def explain(roots: Sequence[Node], stage: str, device: str | None = None) -> str:
+    """The text of one stage; `device` matters for "source": cpu, metal or cuda.
+
+    Raises ValueError for another stage, DeviceError for an unknown device.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"a stage is one of {', '.join(STAGES)}, not {stage!r}")
+    name = device or roots[0].device or "cpu"
+    if name != "gpu":
+        REGISTRY.get(name)
+    roots = inline_calls(roots)
+    if stage == "graph":
+        return graph_text(roots)
+    pending = [r for r in roots if r.op is not None]
+    if not pending:
+        return "nothing to compute: the values are there\n"
+    plan = schedule(pending, settings.current())
+    if stage == "schedule":
+        return plan.text()
+    steps: dict[str, Step] = {}
+    for step in plan.steps:
+        steps.setdefault(step_text(step), step)
+    if stage == "kernels":
+        return "\n".join(steps)
+    render = _RENDERERS.get(name)
+    if render is None:
+        return f"{name} runs op by op and has no source\n"
+    return "\n".join(render(s.kernel, kernel_name(t)) for t, s in steps.items())
+
+
+def graph_text(roots: Sequence[Node]) -> str:
+    """One line a node: %name = op(inputs) dtype[shape], leaves with where their values are."""
+    order = topological(roots)
+    names = {id(n): f"%{i}" for i, n in enumerate(order)}
+    lines = []
+    for n in order:
+        if n.number is not None:
+            what = f"number {n.number}"
+        elif n.op is None:
+            storage = n.data.storage if n.data is not None else "placeholder"
+            what = f"leaf {storage}" + (f" `{n.name}`" if n.name else "")
+        else:
+            attrs = "".join(f", {a!r}" for a in n.attrs if a is not n.dtype)
+            what = f"{n.op}({', '.join(names[id(a)] for a in n.args)}{attrs})"
+        lines.append(f"{names[id(n)]} = {what}  {n.dtype}{shape_text(n.shape)}")
+    return "\n".join(lines) + "\n"
+
+
+def _llvm(kernel: Kernel | Matmul, name: str) -> str:
+    from tensorlogic.codegen.llvm import render
+    from tensorlogic.codegen.llvm_matmul import matmul_kernel
+    from tensorlogic.devices.native import host
+
+    if isinstance(kernel, Matmul):
+        return matmul_kernel(kernel, name, host().lanes)
+    return render(kernel, name, host().lanes)
+
+
+def _gpu(dialect: str) -> Callable[[Kernel | Matmul, str], str]:
+    def render(kernel: Kernel | Matmul, name: str) -> str:
+        from tensorlogic.codegen import clike
+        from tensorlogic.kernels import gpu_matmul
+
+        if isinstance(kernel, Matmul):
+            return gpu_matmul.render(kernel, name, dialect)
+        return clike.render(kernel, name, dialect)
+
+    return render
+
+
+_RENDERERS: dict[str, Callable[[Kernel | Matmul, str], str]] = {
+    "cpu": _llvm,
+    "gpu": _llvm,
+    "metal": _gpu("metal"),
+    "cuda": _gpu("cuda"),
+}
