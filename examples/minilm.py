@@ -36,8 +36,14 @@ def embed(model: tl.Model, ids: "tl.Tensor[tl.int32, T]") -> "tl.Tensor[tl.float
     x = norm(model, "embeddings.LayerNorm", x)
     for i in range(LAYERS):
         layer = f"encoder.layer.{i}"
-        x = norm(model, f"{layer}.attention.output.LayerNorm", x + attention(model, f"{layer}.attention", x))
+        x = norm(
+            model,
+            f"{layer}.attention.output.LayerNorm",
+            x + attention(model, f"{layer}.attention", x),
+        )
         hidden = tl.gelu(dense(model, f"{layer}.intermediate.dense", x))
-        x = norm(model, f"{layer}.output.LayerNorm", x + dense(model, f"{layer}.output.dense", hidden))
+        x = norm(
+            model, f"{layer}.output.LayerNorm", x + dense(model, f"{layer}.output.dense", hidden)
+        )
     mean = x.mean(axis=0)
     return mean * tl.rsqrt((mean * mean).sum())

@@ -76,8 +76,7 @@ def _llvm(kernel: Kernel | Matmul, name: str) -> str:
 
 def _gpu(dialect: str) -> Callable[[Kernel | Matmul, str], str]:
     def render(kernel: Kernel | Matmul, name: str) -> str:
-        from tensorlogic.codegen import clike
-        from tensorlogic.kernels import gpu_matmul
+        from tensorlogic.codegen import clike, gpu_matmul
 
         if isinstance(kernel, Matmul):
             return gpu_matmul.render(kernel, name, dialect)

@@ -67,6 +67,7 @@ _STORE = {"f16": "half({})", "bf16": "to_bf16({})", "u8": "uchar({})", "bool": "
 _SYMBOL = {"add": "+", "sub": "-", "mul": "*", "div": "/", "idiv": "/", "irem": "%"}
 _SYMBOL |= {"eq": "==", "ne": "!=", "lt": "<", "le": "<="}
 _LOGIC = {"and": ("&", "&&"), "or": ("|", "||"), "xor": ("^", "!=")}
+_PARTS = 1024  # bytes of threadgroup memory kept for the merging of folds
 _LONGEST = 72  # characters of an expression before it gets a name
 _RESERVED = frozenset(
     """alignas asm auto bool break case catch char class const constant constexpr continue default
@@ -89,7 +90,7 @@ def group_size(kernel: Kernel, width: int = 256) -> int:
     """Threads of a threadgroup."""
     if is_flat(kernel):
         return FLAT_GROUP
-    return SIMD * TEAMS if width == SIMD else width
+    return width * _teams(width)
 
 
 def grid(kernel: Kernel, params: Mapping[str, float], width: int = 256) -> int:
@@ -102,6 +103,22 @@ def grid(kernel: Kernel, params: Mapping[str, float], width: int = 256) -> int:
         count = max(0, uniform(last.stop, params) - uniform(last.start, params))
     group = group_size(kernel, width)
     return -(-count * (1 if is_flat(kernel) else width) // group) * group
+
+
+def _teams(width: int) -> int:
+    """Rows that a group works on."""
+    return TEAMS if width == SIMD else 1
+
+
+def local_capacity(kernel: Kernel, width: int = 256) -> dict[str, int]:
+    """Elements that each local buffer holds in a kernel printed without `local_sizes`."""
+    sizes = {b: int(b.size.attr) for b in kernel.locals if b.size and b.size.op == "const"}
+    left = GROUP_MEMORY - _PARTS - sum(n * _BYTES[MEMORY[b.dtype]] + 16 for b, n in sizes.items())
+    unknown = [b for b in kernel.locals if b not in sizes]
+    for b in unknown:
+        share = max(0, left) // (len(unknown) * _teams(width)) // 16 * 16
+        sizes[b] = share // _BYTES[MEMORY[b.dtype]]
+    return {b.name: n for b, n in sizes.items()}
 
 
 _UNIFORM: dict[str, Callable[..., int]] = {
@@ -161,8 +178,9 @@ def render(
     """The whole text of a kernel in a dialect ("metal" or "cuda").
 
     `width` threads share a row: 32 or 256. `index` is the type of addresses: "i32" where each
-    address and extent of a launch is below 2**31. `local_sizes` gives the elements of those local
-    buffers whose size is not constant. Raises KernelError for what a GPU cannot hold.
+    address, extent and i64 value of a launch is below 2**31. `local_sizes` gives the elements of
+    local buffers whose size is not constant; without it they share the memory that there is (see
+    `local_capacity`). Raises KernelError for what a GPU cannot hold.
     """
     return assemble(dialect, body(kernel, name, width, local_sizes or {}), index)
 
@@ -173,13 +191,9 @@ def body(kernel: Kernel, name: str, width: int, local_sizes: Mapping[str, int]) 
         raise KernelError(f"a row has a team of 32 or 256 threads, not {width}")
     printer = Printer(kernel.buffers, kernel.params, is_flat(kernel), width)
     printer.hazards = Hazards(kernel)
-    teams = 1 if width != SIMD else TEAMS
+    capacity = {**local_capacity(kernel, width), **local_sizes}
     for b in kernel.locals:
-        assert b.size is not None
-        count = int(b.size.attr) if b.size.op == "const" else local_sizes.get(b.name)
-        if count is None:
-            raise KernelError(f"the size of local buffer {b.name} is not known: {b.size}")
-        printer.local(b, count, teams)
+        printer.local(b, capacity[b.name], _teams(width))
     printer.top(kernel.body)
     return printer.text(name, group_size(kernel, width))
 
@@ -428,7 +442,7 @@ class Printer:
         self.prepare_all(body)
         self.statements(body[:-1])
         last = body[-1]
-        per_group = TEAMS if self.width == SIMD else 1
+        per_group = _teams(self.width)
         if self.flat:
             place = f"index_t(GROUP) * {FLAT_GROUP} + index_t(THREAD)"
         else:

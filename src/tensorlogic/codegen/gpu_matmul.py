@@ -45,12 +45,13 @@ def uses_matrix_units(spec: Matmul) -> bool:
     return spec.a_dtype == spec.b_dtype == "f16"
 
 
-def choose_tile(spec: Matmul, dialect: str, sizes: Mapping[str, float]) -> GpuTile:
-    """The tile for a launch (`sizes` has M, N and batches); a kernel is compiled for each."""
+def choose_tile(spec: Matmul, dialect: str, sizes: Mapping[str, float] | None = None) -> GpuTile:
+    """The tile for a launch (`sizes` has M, N and batches), or for large ones; each is a kernel."""
     if not uses_matrix_units(spec):
         return PLAIN
     enough = 128  # groups that fill a large GPU
-    return LARGE if dialect == "cuda" and groups(LARGE, sizes) >= enough else SMALL
+    large = dialect == "cuda" and (sizes is None or groups(LARGE, sizes) >= enough)
+    return LARGE if large else SMALL
 
 
 def groups(tile: GpuTile, sizes: Mapping[str, float]) -> int:
@@ -63,11 +64,12 @@ def matmul_grid(tile: GpuTile, sizes: Mapping[str, float]) -> int:
     return groups(tile, sizes) * tile.threads
 
 
-def render_matmul(
-    spec: Matmul, name: str, dialect: str, tile: GpuTile, *, index: str = "i64"
+def render(
+    spec: Matmul, name: str, dialect: str, tile: GpuTile | None = None, *, index: str = "i64"
 ) -> str:
     """The whole text of a product in a dialect. Arguments as `Matmul` has them; the parameter
     words are packed by `clike.pack_params(spec.all_params, ...)`."""
+    tile = tile or choose_tile(spec, dialect)
     sizes = {
         "THREADS": tile.threads,
         "TILE_M": tile.m,
@@ -80,10 +82,10 @@ def render_matmul(
     more = "".join(f"#define {key} {value}\n" for key, value in sizes.items())
     if uses_matrix_units(spec):
         more += _MATRICES[dialect]
-    return assemble(dialect, matmul_body(spec, name, tile), index, more)
+    return assemble(dialect, body(spec, name, tile), index, more)
 
 
-def matmul_body(spec: Matmul, name: str, tile: GpuTile) -> str:
+def body(spec: Matmul, name: str, tile: GpuTile) -> str:
     """The text below the prelude, the same in both dialects but for the tile's sizes there."""
     printer = Printer(spec.all_buffers, spec.all_params, True, 32, _OWN_NAMES)
     a, b = (printer.c_names[x] for x in printer.buffers[:2])

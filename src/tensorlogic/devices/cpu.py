@@ -11,7 +11,7 @@ from typing import Any
 from tensorlogic import settings
 from tensorlogic.codegen.emit import Module
 from tensorlogic.codegen.llvm import emit_kernel
-from tensorlogic.codegen.llvm_matmul import matmul_kernel, units
+from tensorlogic.codegen.llvm_matmul import libraries, matmul_kernel, units
 from tensorlogic.devices.native import Launch, compile_module, host, threads
 from tensorlogic.devices.errors import value_error
 from tensorlogic.devices.plans import CheckFailed, Plan, leaf_key, plan_key, result_data
@@ -48,6 +48,7 @@ class Cpu:
     def __init__(self) -> None:
         self._plans: OrderedDict[Any, Plan] = OrderedDict()
         self._kernels: dict[str, int] = {}
+        self._libraries: dict[str, dict[str, int]] = {}
         self._lock = Lock()
 
     def unavailable(self) -> None:
@@ -144,11 +145,21 @@ class Cpu:
                 names[text] = name
             else:
                 source = matmul_kernel(step.kernel, name, host().lanes)
-                self._kernels[text] = compile_module(source, [name])[name]
+                imports = self._imports(step.kernel)
+                self._kernels[text] = compile_module(source, [name], imports)[name]
         if names:
             addresses = compile_module(module.text(), list(names.values()))
             for text, name in names.items():
                 self._kernels[text] = addresses[name]
+
+    def _imports(self, spec: Matmul) -> dict[str, int]:
+        """The addresses of what products have in common: packing and micro-kernels."""
+        found: dict[str, int] = {}
+        for source, functions in libraries(spec, host().lanes):
+            if source not in self._libraries:
+                self._libraries[source] = compile_module(source, functions)
+            found |= self._libraries[source]
+        return found
 
     @staticmethod
     def _launch(step: Step, function: int) -> Launch:
