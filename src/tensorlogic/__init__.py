@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import Any
 
 __version__ = "0.1.0"
 
@@ -40,7 +39,7 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     import importlib.util
 
     if name == "bool":
@@ -72,7 +71,7 @@ def __dir__() -> list[str]:
 class _Package(ModuleType):
     """Keeps `tl.tensor`, `tl.dims`, `tl.function` as they are when modules of those names load."""
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if not (isinstance(value, ModuleType) and name in _MODULE_OF):
             super().__setattr__(name, value)
 

@@ -74,17 +74,17 @@ class Reach:
 
     def guards(self, captured: Iterable[Tensor]) -> tuple[Guard, ...]:
         """The names of the code, and every edge on a way to one of the captured tensors."""
-        found = {(g[0], id(g[1]), g[2]): g for g in self._named}
+        found = list(self._named)
         ahead: list[Any] = list(captured)
         seen = {id(t) for t in ahead}
         while ahead:
             for parent, guard in self._into.get(id(ahead.pop()), ()):
                 if guard is not None:
-                    found[guard[0], id(guard[1]), guard[2]] = guard
+                    found += guard, *_length(parent)
                 if id(parent) not in seen:
                     seen.add(id(parent))
                     ahead.append(parent)
-        return tuple(found.values())
+        return tuple({(g[0], id(g[1]), g[2]): g for g in found}.values())
 
     def _search(self, roots: list[Any], names: set[str]) -> None:
         seen = {id(r) for r in roots}
@@ -97,13 +97,19 @@ class Reach:
                 continue
             for guard, child, is_named in _edges(parent, names):
                 if is_named and guard is not None:
-                    self._named.append(guard)
+                    self._named += guard, *(g for g in _length(child) if not child)
                 if isinstance(child, _PLAIN):
                     continue
                 self._into.setdefault(id(child), []).append((parent, guard))
                 if id(child) not in seen:
                     seen.add(id(child))
                     ahead.append(child)
+
+
+def _length(container: Any) -> list[Guard]:
+    """That a container which can grow has not."""
+    grows = isinstance(container, list | dict | deque)
+    return [(_read_length, container, len(container), True)] if grows else []
 
 
 _Edge = tuple[Guard | None, Any, bool]  # guard, child, whether the code names the child
@@ -120,11 +126,9 @@ def _edges(parent: Any, names: set[str]) -> Iterator[_Edge]:
     elif isinstance(parent, tuple | frozenset):
         yield from ((None, item, False) for item in parent)
     elif isinstance(parent, list | deque):
-        yield (_read_length, parent, len(parent), True), None, False
         for i, item in enumerate(parent):
             yield (_read_item, parent, i, item), item, False
     elif isinstance(parent, dict):
-        yield (_read_length, parent, len(parent), True), None, False
         for key, item in list(parent.items()):
             yield (dict.get, parent, key, item), item, False
     elif isinstance(parent, types.ModuleType | type):

@@ -59,62 +59,92 @@ _ML_DTYPES = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 
 class float16(metaclass=DType):
+    """IEEE 754 half precision, the default: 11 bits of precision, values up to 65504."""
+
     name, itemsize, kind, ir, computes = "float16", 2, "float", "f16", True
 
 
 class float32(metaclass=DType):
+    """IEEE 754 single precision; what float16 arithmetic is done in."""
+
     name, itemsize, kind, ir, computes = "float32", 4, "float", "f32", True
 
 
 class int32(metaclass=DType):
+    """Signed integers of 32 bits: indices, positions, counts."""
+
     name, itemsize, kind, ir, computes = "int32", 4, "int", "i32", True
 
 
 class bool_(metaclass=DType):
+    """Truth values, one byte each: masks and the results of comparisons."""
+
     name, itemsize, kind, ir, computes = "bool", 1, "bool", "bool", True
 
 
 class float64(metaclass=DType):
+    """IEEE 754 double precision, a storage dtype."""
+
     name, itemsize, kind, ir, computes = "float64", 8, "float", "f64", False
 
 
 class bfloat16(metaclass=DType):
+    """The upper half of a float32, a storage dtype."""
+
     name, itemsize, kind, ir, computes = "bfloat16", 2, "float", "bf16", False
 
 
 class float8_e4m3fn(metaclass=DType):
+    """8-bit floats with 3 bits of fraction, values up to 448, no infinities; a storage dtype."""
+
     name, itemsize, kind, ir, computes = "float8_e4m3fn", 1, "float", "f8e4", False
 
 
 class float8_e5m2(metaclass=DType):
+    """8-bit floats with 2 bits of fraction, values up to 57344; a storage dtype."""
+
     name, itemsize, kind, ir, computes = "float8_e5m2", 1, "float", "f8e5", False
 
 
 class int8(metaclass=DType):
+    """Signed integers of 8 bits, a storage dtype."""
+
     name, itemsize, kind, ir, computes = "int8", 1, "int", "i8", False
 
 
 class int16(metaclass=DType):
+    """Signed integers of 16 bits, a storage dtype."""
+
     name, itemsize, kind, ir, computes = "int16", 2, "int", "i16", False
 
 
 class int64(metaclass=DType):
+    """Signed integers of 64 bits, a storage dtype."""
+
     name, itemsize, kind, ir, computes = "int64", 8, "int", "i64", False
 
 
 class uint8(metaclass=DType):
+    """Unsigned integers of 8 bits, a storage dtype."""
+
     name, itemsize, kind, ir, computes = "uint8", 1, "int", "u8", False
 
 
 class uint16(metaclass=DType):
+    """Unsigned integers of 16 bits, a storage dtype."""
+
     name, itemsize, kind, ir, computes = "uint16", 2, "int", "u16", False
 
 
 class uint32(metaclass=DType):
+    """Unsigned integers of 32 bits, a storage dtype."""
+
     name, itemsize, kind, ir, computes = "uint32", 4, "int", "u32", False
 
 
 class uint64(metaclass=DType):
+    """Unsigned integers of 64 bits, a storage dtype."""
+
     name, itemsize, kind, ir, computes = "uint64", 8, "int", "u64", False
 
 

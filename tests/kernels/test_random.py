@@ -34,7 +34,7 @@ from tensorlogic.kernels.ir import (
 )
 
 ROWS, N = param("rows"), param("n")
-R, J, K = index("r"), index("j"), index("k")
+R, J, K, L = (index(name) for name in "rjkl")
 ZERO = const(0, "i64")
 HALF, INT, FLAG = Buffer("half", "f16"), Buffer("int", "i32"), Buffer("flag", "bool")
 INPUTS = {"f32": HALF, "i32": INT, "bool": FLAG}
@@ -94,40 +94,44 @@ def expressions(draw, dtype, at, extra=(), depth=4):
     return binary(draw(st.sampled_from(["add", "sub", "min", "max"])), again("f32"), again("f32"))
 
 
+IDENTITY = {
+    "i32": {"add": 0, "xor": 0, "min": 2**31 - 1, "max": -(2**31)},
+    "f32": {"min": math.inf, "max": -math.inf},
+    "bool": {"and": True, "or": False, "xor": False},
+}
+
+
+def fold(draw, name, at, stop, kind, value, body=()):
+    """A fold of some operation that suits the value's type, and its result."""
+    op = draw(st.sampled_from(sorted(IDENTITY[value.dtype])))
+    acc, left, right = (var(name + side, value.dtype) for side in ("", "_left", "_right"))
+    init = const(IDENTITY[value.dtype][op], value.dtype)
+    step, merge = binary(op, acc, value), binary(op, left, right)
+    return Fold(at, ZERO, stop, kind, (acc,), (init,), (step,), (left,), (right,), (merge,), body)
+
+
 @st.composite
 def kernels(draw):
-    """For each row a fold, vector or serial, that also stores; then a loop that uses its result."""
-    dtype = draw(st.sampled_from(["f32", "i32"]))
-    op = draw(st.sampled_from(["min", "max"] if dtype == "f32" else ["add", "min", "max", "xor"]))
-    identity = {"add": 0, "xor": 0, "min": 2**31 - 1, "max": -(2**31)}[op]
-    if dtype == "f32":
-        identity = math.inf if op == "min" else -math.inf
+    """For each row a fold, in lanes or not, that also stores; then a loop, in lanes or not, with a
+    fold inside whose length may depend on the lane, that uses both results."""
+    types, kinds = st.sampled_from(sorted(INPUTS)), st.sampled_from(["vector", "serial"])
     out = {t: Buffer("out_" + t, INPUTS[t].dtype, True) for t in INPUTS}
-    acc, left, right = (var(n, dtype) for n in ("acc", "left", "right"))
-    step = binary(op, acc, draw(expressions(dtype, J)))
-    first, second = (draw(st.sampled_from(["f32", "i32", "bool"])) for _ in range(2))
-    if first == second:
-        first = None
-    inside = () if first is None else (Store(out[first], R * N + J, draw(expressions(first, J))),)
-    fold = Fold(
-        J,
-        ZERO,
-        N,
-        draw(st.sampled_from(["vector", "serial"])),
-        (acc,),
-        (const(identity, dtype),),
-        (step,),
-        (left,),
-        (right,),
-        (binary(op, left, right),),
-        inside,
-    )
-    value = draw(expressions(second, K, (acc,)))
+    first, second = draw(types), draw(types)
+    aside = Store(out[first], R * N + J, draw(expressions(first, J)))
+    element = draw(expressions(draw(types), J))
+    row = fold(draw, "row", J, N, draw(kinds), element, () if first == second else (aside,))
+
+    limit = draw(st.sampled_from([binary("min", N, 3), binary("min", N, K & 3)]))
+    element = draw(expressions(draw(types), L, depth=2))
+    if element.dtype != "bool":
+        element = binary("max", element, draw(expressions(element.dtype, K, row.acc, 1)))
+    inner = fold(draw, "inner", L, limit, "serial", element)
+    value = draw(expressions(second, K, (*row.acc, *inner.acc)))
     guard = draw(st.sampled_from([None, K.ne(2)]))
     place = draw(st.sampled_from([R * N + K, K * ROWS + R]))
     store = Store(out[second], place, value, guard)
-    kind = draw(st.sampled_from(["vector", "serial"]))
-    body = (Loop(R, ZERO, ROWS, "parallel", (fold, Loop(K, ZERO, N, kind, (store,)))),)
+    columns = Loop(K, ZERO, N, draw(kinds), (inner, store))
+    body = (Loop(R, ZERO, ROWS, "parallel", (row, columns)),)
     return Kernel((HALF, INT, FLAG, *out.values()), (ROWS, N), body)
 
 

@@ -12,12 +12,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-INSTALL = "clang is needed to check GPU text: apt-get install clang (Linux), xcode-select --install (macOS)"
+INSTALL = (
+    "clang is needed to check GPU text: apt-get install clang (on a Mac: xcode-select --install)"
+)
 STANDIN = Path(__file__).with_name("standin")
 FLAGS = [
     *("-x", "clcpp", "-cl-std=clc++2021", "-target", "spir64", "-cl-no-stdinc", "-nostdinc"),
     *("-Xclang", "-cl-ext=-all,+cl_khr_fp16,+__opencl_c_generic_address_space", "-I", str(STANDIN)),
-    *("-Wno-unknown-attributes", "-Wno-unused-value", "-Werror=return-type", "-Werror=uninitialized"),
+    *(
+        "-Wno-unknown-attributes",
+        "-Wno-unused-value",
+        "-Werror=return-type",
+        "-Werror=uninitialized",
+    ),
     *("-Werror=undefined-internal", "-ferror-limit=5"),
 ]
 # [[attribute]] -> whether it may be a vector of 2 or 3
@@ -33,15 +40,23 @@ ATTRIBUTES = {
     "simdgroups_per_threadgroup": False,
 }
 SIZES = {"char": 1, "uchar": 1, "bool": 1, "short": 2, "ushort": 2, "half": 2, "int": 4, "uint": 4}
-SIZES |= {"float": 4, "long": 8, "ulong": 8, "atomic_int": 4, "atomic_uint": 4, "uint4": 16, "half4": 8}
+SIZES |= {
+    "float": 4,
+    "long": 8,
+    "ulong": 8,
+    "atomic_int": 4,
+    "atomic_uint": 4,
+    "uint4": 16,
+    "half4": 8,
+}
 # What clang lets pass and Metal does not.
 FORBIDDEN = {
     r"\bgoto\b": "goto",
     r"\blong\s+long\b": "long long",
-    r"\b(new|delete|throw|try|catch|typeid|dynamic_cast|virtual|thread_local)\b": "C++ that Metal lacks",
+    r"\b(new|delete|throw|try|catch|typeid|dynamic_cast|virtual)\b": "C++ that Metal lacks",
     r"\bstd\s*::": "the standard library",
     r"\[\s*[=&]?\s*\]\s*\([^)]*\)\s*\{": "a lambda",
-    r"\b(__global|__local|__private|__constant|__kernel|get_global_id|barrier)\b": "OpenCL's own names",
+    r"\b(__global|__local|__private|__constant|__kernel|get_global_id)\b": "OpenCL's own name",
     r"\b(static|extern)\s+(device|threadgroup)\b": "a static variable in memory that kernels share",
 }
 
@@ -148,7 +163,9 @@ def _check_parameters(kernel: str, text: str) -> None:
 
 def _check_memory(kernel: str, body: str) -> None:
     total = 0
-    for ctype, name, count in re.findall(r"\bthreadgroup\s+(\w+)\s+(\w+)\s*(?:\[([^\]]*)\])?\s*[;=]", body):
+    for ctype, name, count in re.findall(
+        r"\bthreadgroup\s+(\w+)\s+(\w+)\s*(?:\[([^\]]*)\])?\s*[;=]", body
+    ):
         typedef = {"index_t": "long"}.get(ctype, ctype)
         if typedef not in SIZES:
             raise MetalError(f"{kernel}: threadgroup memory {name} of unknown type {ctype}")
@@ -158,7 +175,11 @@ def _check_memory(kernel: str, body: str) -> None:
         raise MetalError(f"{kernel}: {total} bytes of threadgroup memory; there are 32768")
 
 
-if __name__ == "__main__":
-    for path in sys.argv[1:]:
+def main(paths: list[str]) -> None:
+    for path in paths:
         check_metal(Path(path).read_text())
         print(path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

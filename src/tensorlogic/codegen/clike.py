@@ -113,7 +113,8 @@ def _teams(width: int) -> int:
 def local_capacity(kernel: Kernel, width: int = 256) -> dict[str, int]:
     """Elements that each local buffer holds in a kernel printed without `local_sizes`."""
     sizes = {b: int(b.size.attr) for b in kernel.locals if b.size and b.size.op == "const"}
-    left = GROUP_MEMORY - _PARTS - sum(n * _BYTES[MEMORY[b.dtype]] + 16 for b, n in sizes.items())
+    known = sum(n * _BYTES[MEMORY[b.dtype]] + 16 for b, n in sizes.items())
+    left = GROUP_MEMORY - _PARTS - known * _teams(width)
     unknown = [b for b in kernel.locals if b not in sizes]
     for b in unknown:
         share = max(0, left) // (len(unknown) * _teams(width)) // 16 * 16

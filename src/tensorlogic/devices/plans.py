@@ -81,6 +81,8 @@ class Plan:
         steps = schedule.steps
         # A plan outlives the graph that it was made for: it keeps places, never nodes.
         place = {id(n): i for i, n in enumerate(order)}
+        for n in (n for s in steps for n in s.writes):
+            place.setdefault(id(n), len(place))
         self._roots = [place[id(r)] for r in schedule.roots]
         self._root_sizes = [r.size * r.dtype.itemsize for r in schedule.roots]
         self._launches = device.launches(steps)

@@ -7,7 +7,7 @@ and all folds turn by turn. Where bounds differ along the outer axes, a mask say
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -160,7 +160,7 @@ class _Run:
         self._array(s.buffer)[place] = _stored(s.buffer.dtype, value[active])
 
     @contextmanager
-    def _within(self, start: Array, stop: Array, index: Array) -> Any:
+    def _within(self, start: Array, stop: Array, index: Array) -> Iterator[None]:
         """Only who has the index in its bounds takes part."""
         outer = self.mask
         self.mask = outer & (index >= start) & (index < stop)

@@ -35,7 +35,7 @@ from tensorlogic.storage import contiguous_strides
 _LOWEST = const(-math.inf, "f32")
 
 
-def attention_step(node: Node, low: Lowering) -> tuple[Step, list[Node]]:
+def attention_step(node: Node, low: Lowering) -> tuple[list[Step], list[Node]]:
     """The launch for an attention node."""
     q, k, v, scale, *more = node.args
     causal, has_length, has_mask = node.attrs
@@ -139,7 +139,7 @@ def attention_step(node: Node, low: Lowering) -> tuple[Step, list[Node]]:
     loop = Loop(row, ZERO64, emitter.number(count), "parallel", tuple(stmts))
     step = emitter.step([loop], count, keys * (depth + width) if keys else width)
     step.scratch = 4 * width + 64
-    return step, list(low.dependencies.values())
+    return [step], list(low.dependencies.values())
 
 
 def _outer(term: object) -> bool:

@@ -219,7 +219,7 @@ class Emitter:
 
     def body(self, low: Lowering, outputs: Sequence[Output], name: str, row: Expr) -> Part:
         """The statements of one lowering for the parallel index `row`."""
-        loops = _Loops(low, outputs)
+        loops = Loops(low, outputs)
         self.digits(loops.rows, row)
         self.name_scalars(low)
         checks = low.finish()
@@ -229,7 +229,7 @@ class Emitter:
         in_lanes = along is None
         stmts: list[Stmt] = []
         for f in low.folds:
-            stmts += self._fold(f, loops.fold_groups[id(f)], in_lanes)
+            stmts += self.fold(f, loops.fold_groups[id(f)], in_lanes)
 
         def final() -> list[Stmt]:
             return [*(self.check(c) for c in checks), *self.stores(low, outputs)]
@@ -266,22 +266,28 @@ class Emitter:
             stmts = [Loop(at, ZERO64, stop, kind, tuple(stmts))]
         return stmts
 
-    def _fold(
-        self, record: FoldRecord, groups: list[list[LoopVar]], vector: bool
+    def fold(
+        self,
+        record: FoldRecord,
+        groups: list[list[LoopVar]],
+        vector: bool,
+        part: tuple[list[LoopVar], Expr, Expr] | None = None,
     ) -> list[Stmt]:
         """Nested folds over the record's loops. The lanes of a static innermost loop stand
-        outermost, so that they are merged once and not for each block."""
+        outermost, so that they are merged once and not for each block. `part` is a group of which only
+        a range is folded."""
         name = record.result[0].attr
         if vector and len(groups) > 1 and groups[-1][-1].static:
             groups = [groups[-1], *groups[:-1]]
             lanes = 0
         else:
             lanes = len(groups) - 1 if vector else -1
-        stops = []
+        ranges = []
         for i, g in enumerate(groups):
             at = ir.index(f"{name}k{i}")
             self.place(g, at)
-            stops.append((at, self.extent(g)))
+            bounds = part[1:] if part is not None and part[0] is g else (ZERO64, self.extent(g))
+            ranges.append((at, *bounds))
         init = tuple(self.rewrite(e) for e in record.init)
         inner: tuple[Expr, ...] = tuple(self.rewrite(e) for e in record.element)
         checks: tuple[Stmt, ...] = tuple(
@@ -289,7 +295,7 @@ class Emitter:
         )
         stmts: tuple[Stmt, ...] = checks
         for i in range(len(groups) - 1, -1, -1):
-            at, stop = stops[i]
+            at, start, stop = ranges[i]
             acc = record.result
             if i:
                 acc = tuple(var(f"{v.attr}n{i}", v.dtype) for v in record.result)
@@ -299,7 +305,7 @@ class Emitter:
             kind = "vector" if i == lanes else "unrolled" if static else "serial"
             step = record.fold.merge(acc, inner)
             merge = record.fold.merge(left, right)
-            stmts = (Fold(at, ZERO64, stop, kind, acc, init, step, left, right, merge, stmts),)
+            stmts = (Fold(at, start, stop, kind, acc, init, step, left, right, merge, stmts),)
             inner = acc
         return list(stmts)
 
@@ -310,7 +316,7 @@ class Emitter:
         )
 
 
-class _Loops:
+class Loops:
     """Which loops are rows (parallel), which are columns, and which one runs in lanes."""
 
     def __init__(self, low: Lowering, outputs: Sequence[Output]):

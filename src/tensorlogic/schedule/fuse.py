@@ -18,7 +18,8 @@ from tensorlogic.schedule.emit import (
     matmul_step,
     split_step,
 )
-from tensorlogic.schedule.lower import Lowering, Materialise
+from tensorlogic.schedule.lower import Lowering, Materialise, is_long
+from tensorlogic.schedule.partial import two_stage_steps
 from tensorlogic.schedule.update import update_step
 from tensorlogic.settings import Settings
 from tensorlogic.storage import contiguous_strides
@@ -49,6 +50,8 @@ def may_overwrite(x: Node) -> bool:
     )
 
 
+Built = tuple[list[Step], list[Node]]
+"""The launches that compute a node, and the nodes that have to be there before."""
 Factors = dict[tuple[int, int], tuple[tuple[int, bool], ...]]
 
 
@@ -158,7 +161,7 @@ class Scheduler:
 
         return Lowering(stored, self._memory_type, factors)
 
-    def _restarting(self, root: Node, build: object) -> tuple[Step, list[Node]]:
+    def _restarting(self, root: Node, build: object) -> Built:
         """Lower until nothing has to be split or stored any more."""
         factors: Factors = {}
         while True:
@@ -181,19 +184,22 @@ class Scheduler:
             x = x.args[0]
         return x
 
-    def _kernel(self, root: Node, factors: Factors) -> tuple[Step, list[Node]]:
+    def _kernel(self, root: Node, factors: Factors) -> Built:
         core = self._core(root)
         if core is not root and core.op is not None and core.op.kind in _OWN_KERNEL:
             raise Materialise(core)
         low = self._lowering(root, factors)
+        low.core = core
+        if core.op is not None and core.op.kind == "reduce" and is_long(core):
+            return two_stage_steps(root, core, low)
         _, at = low.axes(core, core.shape)
         low.identity = at
         value = low.value(core, at)
         out = Output(root, dot(at, contiguous_strides(core.shape)), value)
         step = matmul_step(low, [out]) if low.product else kernel_step(low, [out])
-        return step, list(low.dependencies.values())
+        return [step], list(low.dependencies.values())
 
-    def _concat(self, root: Node, factors: Factors) -> tuple[Step, list[Node]]:
+    def _concat(self, root: Node, factors: Factors) -> Built:
         (axis,) = root.attrs
         strides = contiguous_strides(root.shape)
         parts, needed, start = [], [], 0
@@ -209,7 +215,7 @@ class Scheduler:
                 parts.append((low, Output(root, at_root, value)))
                 needed += list(low.dependencies.values())
             start += part.shape[axis]
-        return split_step(parts), needed
+        return [split_step(parts)], needed
 
     def _in_place(self, n: Node) -> bool:
         """Whether nobody else will read the tensor that an update consumes."""
@@ -223,7 +229,7 @@ class Scheduler:
         self._stored.add(id(x))
         return True
 
-    def _build(self, root: Node) -> tuple[Step, list[Node]]:
+    def _build(self, root: Node) -> Built:
         assert root.op is not None
         if root.op is ops.CONCAT:
             return self._restarting(root, lambda f: self._concat(root, f))
@@ -238,7 +244,7 @@ class Scheduler:
     def run(self) -> Schedule:
         self._choose_stored()
         steps: list[Step] = []
-        built: dict[int, tuple[Step | None, list[Node]]] = {}
+        built: dict[int, Built] = {}
         placed: set[int] = set()
         stack = [(r, False) for r in reversed(self._roots)]
         while stack:
@@ -246,15 +252,14 @@ class Scheduler:
             if id(node) in placed or node.op is None:
                 continue
             if id(node) not in built:
-                built[id(node)] = self._build(node) if node.size else (None, [])
-            step, needed = built[id(node)]
+                built[id(node)] = self._build(node) if node.size else ([], [])
+            made, needed = built[id(node)]
             if not ready:
                 stack.append((node, True))
                 stack += [(n, False) for n in needed]
                 continue
             placed.add(id(node))
-            if step is not None:
-                steps.append(step)
+            steps += made
         types = {id(n): self._memory_type(n) for s in steps for n in s.writes}
         types |= {id(r): r.dtype.ir for r in self._roots}
         return Schedule(self._roots, steps, types)

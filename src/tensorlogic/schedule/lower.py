@@ -121,6 +121,7 @@ class Lowering:
         self.pending_checks: list[CheckRecord] = []
         self._count = 0
         self.identity: list[Affine] = []
+        self.core: Node | None = None
         self.folds: list[FoldRecord] = []
         self.checks: list[CheckRecord] = []
         self.row_variables: set[LoopVar] | None = None
@@ -333,6 +334,17 @@ def _digits_of(e: int, digits: Sequence[int]) -> list[int]:
     return out
 
 
+LONG = 1 << 17
+"""Values that one result folds from which on it is done in two stages."""
+FEW = 8
+"""Results that are too few to keep all cores busy."""
+
+
+def is_long(node: Node) -> bool:
+    """Whether a reduction folds so many values into so few that two stages pay."""
+    return 0 < node.size <= FEW and node.args[0].size // node.size >= LONG
+
+
 # ---- rules, one for each kind of op ----
 
 Rule = Callable[[Lowering, Node, list[Affine], "Expr | None"], Expr]
@@ -460,7 +472,7 @@ def _update(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
 def _reduce(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
     assert node.op is not None
     assert node.op.fold is not None
-    if where is not None:
+    if where is not None or (is_long(node) and node is not low.core):
         raise Materialise(node)
     (x,) = node.args
     (axes,) = node.attrs

@@ -22,7 +22,7 @@ def position(low: Lowering, node: Node) -> ir.Expr:
     return select(ok, given, 0)
 
 
-def update_step(node: Node, low: Lowering) -> tuple[Step, list[Node]]:
+def update_step(node: Node, low: Lowering) -> tuple[list[Step], list[Node]]:
     """The launch that writes `new` into the memory of the tensor that it consumes."""
     x, _, new = node.args
     (axis,) = node.attrs
@@ -37,6 +37,6 @@ def update_step(node: Node, low: Lowering) -> tuple[Step, list[Node]]:
     needed = list(low.dependencies.values())
     if x.op is not None:
         needed.append(x)
-    return step, needed
+    return [step], needed
 
 
