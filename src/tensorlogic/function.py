@@ -8,6 +8,7 @@ import inspect
 import linecache
 import os
 import sys
+import threading
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tensorlogic import graph, ops
+from tensorlogic import graph
 from tensorlogic.captures import Guard, Reach, hold
 from tensorlogic.dims import Binding, TensorType
 from tensorlogic.errors import TraceError
@@ -30,6 +31,15 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 MAX_TRACES = 64
 """Traces that a function keeps; beyond that the oldest is dropped."""
 _Parameter = inspect.Parameter
+
+
+class _Thread(threading.local):
+    """How many traces are under way in this thread: within them, calls inline."""
+
+    traces = 0
+
+
+_thread = _Thread()
 
 
 def function(fn: _F) -> _F:
@@ -125,13 +135,12 @@ class Function:
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         if kwargs or not self._plain or len(args) != self._count:
             args = self._arrange(args, kwargs)
+        if _thread.traces:
+            return self._inline(args)
         leaves: list[Tensor] = []
         key: list[Any] = []
         for value in args:
             _flatten(value, leaves, key)
-        for leaf in leaves:
-            if leaf._node.traced:
-                return self._inline(args)
         signature = tuple(key)
         trace = self._traces.get(signature)
         if trace is None or not hold(trace.guards):
@@ -174,13 +183,18 @@ class Function:
         inputs = [t._node for t in inner]
         stand_ins = iter(inner)
         opaque: list[Any] = []
-        result = self._run(tuple(_replace(a, stand_ins, opaque) for a in args))
+        values = tuple(_replace(a, stand_ins, opaque) for a in args)
+        _thread.traces += 1
+        try:
+            result = self._run(values)
+        finally:
+            _thread.traces -= 1
         self._check_result(binding, result)
         self.traces += 1
 
         outputs: list[Node] = []
         template = _template(result, {id(n): i for i, n in enumerate(inputs)}, outputs)
-        guards = self._guards([*outputs, *_constants(template)], start, opaque)
+        guards = self._guards([*outputs, *_constants(template)], inputs, start, opaque)
         reached = {id(n) for n in graph.topological(outputs)}
         used = tuple(i for i, n in enumerate(inputs) if id(n) in reached)
         return _Trace(
@@ -230,7 +244,9 @@ class Function:
     def _where(self) -> str:
         return f"{_definition(self.__wrapped__.__code__)}, called from {graph.user_site()}"
 
-    def _guards(self, nodes: Iterable[Node], start: int, opaque: list[Any]) -> tuple[Guard, ...]:
+    def _guards(
+        self, nodes: Iterable[Node], inputs: list[Node], start: int, opaque: list[Any]
+    ) -> tuple[Guard, ...]:
         """What must stay as it is for the trace to hold; `start` is when the trace began."""
         reach = Reach(self.__wrapped__, opaque)
         holders: dict[int, list[Tensor]] = {}
@@ -241,23 +257,21 @@ class Function:
                 if node.data is not None:
                     holders.setdefault(id(node.data.memory), []).append(tensor)
         captured: list[Tensor] = []
-        ahead = [(n, False) for n in nodes]
-        seen: set[int] = set()
+        ahead = list(nodes)
+        seen = {id(n) for n in inputs}
         while ahead:
-            node, checked = ahead.pop()
+            node = ahead.pop()
             if id(node) in seen:
                 continue
             seen.add(id(node))
             found = holders.get(id(node)) or (node.data and holders.get(id(node.data.memory)))
+            age = node.data.memory.serial if node.data is not None else node.serial
+            if age < start and (node.traced or not (found or node.number is not None)):
+                raise self._no_way_to(node)
             if found:
                 captured += found
                 continue
-            age = node.data.memory.serial if node.data is not None else node.serial
-            if age < start and not (node.traced or checked) and node.number is None:
-                raise self._no_way_to(node)
-            ahead += [(a, checked) for a in node.args]
-            if node.op is ops.CALL:
-                ahead += [(o, True) for o in node.attrs[0].outputs]
+            ahead += node.args
         return reach.guards(captured)
 
     def _no_way_to(self, node: Node) -> TraceError:

@@ -280,7 +280,7 @@ def _silu(x: Expr) -> Expr:
     return _times_sigmoid(bounded, bounded)
 
 
-# Phi(-y) * exp(y*y / 2) = t * polynomial(2t - 1), t = 1 / (1 + 0.3 * y), 0 <= y <= 15: 2e-8.
+# y * Phi(-y) * exp(y*y / 2) = v * polynomial(1 - 0.6 * v), v = y / (1 + 0.3 * y), 0 <= y <= 15: 2e-8.
 # Fitted like the polynomials of kernels/expand.py.
 _NORMAL_TAIL = (
     0.22197061777114868,
@@ -299,15 +299,19 @@ _NORMAL_TAIL = (
 def _gelu(x: Expr) -> Expr:
     """x * Phi(x), from the tail Phi(-|x|), which cancels nowhere."""
     y = binary("min", unary("abs", x), 15.0)  # where the tail is 0 long since
-    t = 1.0 / ir.fma(y, 0.3, 1.0)
-    s = ir.fma(t, 2.0, -1.0)
+    scale = ir.fma(y, 0.3, 1.0)
+    v = y / scale
+    s = ir.fma(v, -0.6, 1.0)
     p: Expr = const(_NORMAL_TAIL[-1], "f32")
     for c in reversed(_NORMAL_TAIL[:-1]):
         p = ir.fma(p, s, c)
     square = y * y
-    lost = ir.fma(y, y, -square)  # exp would magnify it
-    part = (y * t) * p
-    part = ir.fma(part, lost * -0.5, part) * unary("exp", square * -0.5)
+    # What rounding took from y*y, which exp would magnify, and from the divisor (1 / scale is
+    # (1 + s) / 2) is given back.
+    lost = ir.fma(y, 0.3, 1.0 - scale) * ir.fma(s, -0.5, -0.5)
+    lost = ir.fma(ir.fma(y, y, -square), -0.5, lost)
+    part = v * p
+    part = ir.fma(part, lost, part) * unary("exp", square * -0.5)
     return select(x < 0.0, -part, x - part)
 
 

@@ -193,6 +193,23 @@ def test_it_inlines_in_another() -> None:
     assert [graph.op.name, graph.args[0].op.name] == ["add", "add"]
 
 
+def test_a_function_within_a_function_sees_its_values() -> None:
+    @tl.function
+    def outer(x: Tensor) -> Tensor:
+        @tl.function
+        def inner(y: Tensor) -> Tensor:
+            return x * y
+
+        class Held:
+            value = x
+
+        return inner(tl.full([2], 3.0)) + tl.function(lambda held: held.value)(Held())
+
+    for i in (1.0, 2.0):
+        assert outer(tl.full([2], i)).tolist() == [4 * i, 4 * i]
+    assert outer.traces == 1
+
+
 def test_dims_are_checked_when_inlined() -> None:
     @tl.function
     def outer(x: Tensor) -> Tensor:
@@ -401,3 +418,16 @@ def test_a_traced_value_that_escaped() -> None:
     f(tl.ones([2]))
     with pytest.raises(tl.TraceError):
         kept[0].numpy()
+    with pytest.raises(tl.TraceError, match="pass it as an argument"):
+        tl.function(lambda x: x + kept[0])(tl.ones([2]))
+
+
+def test_a_buffer_made_in_the_body_is_new_in_each_call() -> None:
+    @tl.function
+    def f(x: Tensor, at: int) -> Tensor:
+        return tl.zeros([2, 1]).update(at, x)
+
+    one = tl.ones([1, 1])
+    first, second = f(one, 0), f(one, 1)
+    assert (second.tolist(), first.tolist()) == ([[0.0], [1.0]], [[1.0], [0.0]])
+    assert f(one, 0).tolist() == [[1.0], [0.0]]

@@ -12,7 +12,7 @@ from tensorlogic.kernels import interpret
 from tensorlogic.kernels.check import check_kernel
 from tensorlogic.kernels.ir import kernel_text
 
-LANES = sorted({1, 4, host().lanes})
+LANES = sorted({1, 4, 8, host().lanes})
 
 
 @pytest.mark.parametrize("make", EXAMPLES, ids=lambda make: make.__name__)

@@ -49,6 +49,7 @@ SIZES |= {
     "uint4": 16,
     "half4": 8,
 }
+_NO_SPACE = "".join(f"(?<!{word} )" for word in ("device", "constant", "threadgroup", "thread"))
 # What clang lets pass and Metal does not.
 FORBIDDEN = {
     r"\bgoto\b": "goto",
@@ -57,6 +58,8 @@ FORBIDDEN = {
     r"\bstd\s*::": "the standard library",
     r"\[\s*[=&]?\s*\]\s*\([^)]*\)\s*\{": "a lambda",
     r"\b(__global|__local|__private|__constant|__kernel|get_global_id)\b": "OpenCL's own name",
+    rf"{_NO_SPACE}(?<!const )\b({'|'.join(SIZES)})\s*[*&]": "a pointer without address space",
+    rf"{_NO_SPACE}\bconst\s+\w+\s*[*&](?!&)": "a pointer without address space",
     r"\b(static|extern)\s+(device|threadgroup)\b": "a static variable in memory that kernels share",
 }
 
@@ -74,12 +77,12 @@ def clang() -> str:
 
 def check_metal(text: str) -> None:
     """Raises MetalError unless the text is well-formed Metal 2.3 as far as can be told here."""
-    bare = _without_comments(text)
+    _clang(text, "-fsyntax-only")
+    bare = _preprocessed(text)
     for pattern, what in FORBIDDEN.items():
         if found := re.search(pattern, bare):
             raise MetalError(f"{what}: {found.group()}")
-    _clang(text, "-fsyntax-only")
-    _check_kernels(_preprocessed(text))
+    _check_kernels(bare)
 
 
 def _clang(text: str, *flags: str) -> str:
@@ -89,10 +92,6 @@ def _clang(text: str, *flags: str) -> str:
     if done.returncode:
         raise MetalError(done.stderr)
     return done.stdout
-
-
-def _without_comments(text: str) -> str:
-    return re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.DOTALL)
 
 
 def _preprocessed(text: str) -> str:

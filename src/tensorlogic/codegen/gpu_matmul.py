@@ -386,7 +386,7 @@ struct TileAB { simdgroup_half8x8 part[4]; };
 struct TileC { simdgroup_float8x8 part[4]; };
 FUNC uint half_bits(half x) { return uint(as_type<ushort>(x)); }
 FUNC void tile_clear(thread TileC& c) {
-    for (int i = 0; i < 4; i++) c.part[i] = simdgroup_float8x8(0.0f);
+    for (int i = 0; i < 4; i++) c.part[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
 }
 #define TILE_LOAD(name, line_step, step, turned) \\
     FUNC void name(thread TileAB& t, threadgroup const half* p, int line) { \\

@@ -67,7 +67,7 @@ class Tile:
 
     @property
     def b_floats(self) -> int:
-        return self.panels * (self.kc * self.nr + _PAD)
+        return self.kc * self.nr + _PAD
 
     @property
     def scratch_bytes(self) -> int:
@@ -76,7 +76,7 @@ class Tile:
 
 
 TILES = {
-    16: Tile(16, mr=12, nv=2),
+    16: Tile(16, mr=12, nv=2, kc=256, panels=16),
     8: Tile(8, mr=6, nv=2, panels=16, strip_panels=8),
     4: Tile(4, mr=8, nv=3, panels=16, strip_panels=6),
 }
@@ -120,10 +120,10 @@ def libraries(spec: Matmul, lanes: int) -> list[tuple[str, tuple[str, ...]]]:
     for rows in _heights(tile):
         _micro_kernel(module, rows, tile)
     made = [(module.text(), tuple(f"multiply{rows}" for rows in _heights(tile)))]
-    for operand in dict.fromkeys(_operands(spec)):
+    for operand, width in zip(_operands(spec), (tile.mr, tile.nr), strict=True):
         module = Module()
-        _pack(module, *operand, lanes)
-        made.append((module.text(), (_pack_name(*operand),)))
+        _pack(module, operand, width, lanes)
+        made.append((module.text(), (_pack_name(operand, width),)))
     return made
 
 
@@ -134,8 +134,9 @@ def _operands(spec: Matmul) -> tuple[tuple[str, str | None], tuple[str, str | No
     return (spec.a_dtype, a), (spec.b_dtype, b)
 
 
-def _pack_name(dtype: str, contiguous: str | None) -> str:
-    return f"pack_{dtype}_{contiguous or 'any'}"
+def _pack_name(operand: tuple[str, str | None], width: int) -> str:
+    dtype, contiguous = operand
+    return f"pack{width}_{dtype}_{contiguous or 'any'}"
 
 
 def _heights(tile: Tile) -> list[int]:
@@ -176,8 +177,8 @@ def _micro_kernel(module: Module, rows: int, tile: Tile) -> None:
     f.ret()
 
 
-def _pack(module: Module, dtype: str, contiguous: str | None, lanes: int) -> None:
-    """pack(source, rs, ks, rows, panels, width, kc, to) for an operand's dtype and layout.
+def _pack(module: Module, operand: tuple[str, str | None], width: int, lanes: int) -> None:
+    """pack(source, rs, ks, rows, panels, kc, to) for an operand's dtype and layout.
 
     It fills `panels` panels of `width` rows: to[panel][k][row] = source[row * rs + k * ks] as
     float32. `rows` are there to read: a panel that reaches beyond them repeats the last one, and
@@ -185,38 +186,51 @@ def _pack(module: Module, dtype: str, contiguous: str | None, lanes: int) -> Non
     next row overwrites.
     """
     args = [("ptr noalias", "source"), ("i64", "rs"), ("i64", "ks"), ("i64", "rows")]
-    args += [("i64", "panels"), ("i64", "width"), ("i64", "kc"), ("ptr noalias", "to")]
-    f = module.function(_pack_name(dtype, contiguous), args)
+    args += [("i64", "panels"), ("i64", "kc"), ("ptr noalias", "to")]
+    f = module.function(_pack_name(operand, width), args)
+    dtype, contiguous = operand
     element, size = STORED[dtype], BYTES[dtype]
     type_ = vector("float", lanes)
     last = f.sub("%rows", 1)
-    stride = f.add(f.mul("%kc", "%width"), _PAD)
+    stride = f.add(f.mul("%kc", width), _PAD)
+    reach = -(-width // lanes) * lanes
 
     def row_pointer(row: Value) -> Value:
         return f.gep(element, "%source", f.mul(f.smin(row, last), "%rs"))
 
+    def prefetch(pointer: Value) -> None:
+        """What the next panel will need of the same k: its fetch takes the time of this one."""
+        ahead = f.gep(element, pointer, f.mul("%rs", width))
+        hints = (("i32", "0"), ("i32", "2"), ("i32", "1"))  # read, into the L2, data
+        f.call("void", "llvm.prefetch.p0", ("ptr", ahead), *hints)
+
     def one_by_one(panel: Value, k_start: Value) -> None:
-        first, to = f.mul(panel, "%width"), f.gep("float", "%to", f.mul(panel, stride))
-        with f.loop(0, "%width") as r:
+        first, to = f.mul(panel, width), f.gep("float", "%to", f.mul(panel, stride))
+        with f.loop(0, width) as r:
             source = row_pointer(f.add(first, r.index))
             with f.loop(k_start, "%kc") as k:
                 raw = f.load(element, f.gep(element, source, f.mul(k.index, "%ks")), size)
-                at = f.add(f.mul(k.index, "%width"), r.index)
+                at = f.add(f.mul(k.index, width), r.index)
                 f.store("float", loaded(f, dtype, raw, 1), f.gep("float", to, at), 4)
 
     def transposing(panel: Value, turn: int, whole: Value) -> None:
         """`turn` steps of k at a time, one 32-bit word of each row after the other."""
-        words, first = vector("i32", lanes), f.mul(panel, "%width")
-        with f.loop(0, "%width", lanes) as g:
-            rows = [row_pointer(f.add(f.add(first, i), g.index)) for i in range(lanes)]
-            to = f.gep("float", f.gep("float", "%to", f.mul(panel, stride)), g.index)
+        words, first = vector("i32", lanes), f.mul(panel, width)
+        with f.loop(0, reach, lanes) as g:
+            group = f.sub(reach - lanes, g.index)  # the last first: its excess is written over
+            rows = [row_pointer(f.add(f.add(first, group), i)) for i in range(lanes)]
+            to = f.gep("float", f.gep("float", "%to", f.mul(panel, stride)), group)
             with f.loop(0, whole, turn) as k:
-                block = [f.load(words, f.gep(element, r, k.index), size) for r in rows]
-                out = f.gep("float", to, f.mul(k.index, "%width"))
-                for word in _transposed(f, block, lanes):
-                    for line in _split(f, dtype, word, lanes):
-                        f.store(type_, line, out, 4)
-                        out = f.gep("float", out, "%width")
+                at = [f.gep(element, r, k.index) for r in rows]
+                for pointer in at:
+                    prefetch(pointer)
+                block = [f.load(words, pointer, size) for pointer in at]
+                out = f.gep("float", to, f.mul(k.index, width))
+                lines = [
+                    x for w in _transposed(f, block, lanes) for x in _split(f, dtype, w, lanes)
+                ]
+                for i, line in enumerate(lines):
+                    f.store(type_, line, f.gep("float", out, i * width), 4)
 
     if contiguous == "k":
         turn = lanes * 4 // size
@@ -225,18 +239,18 @@ def _pack(module: Module, dtype: str, contiguous: str | None, lanes: int) -> Non
             transposing(p.index, turn, whole)
             one_by_one(p.index, whole)
     elif contiguous == "rows":
-        reach = f.op("and", "i64", f.add("%width", lanes - 1), str(-lanes))
-        room = f.op("sdiv", "i64", f.sub(f.add("%rows", "%width"), reach), "%width")
+        room = f.op("sdiv", "i64", f.sub("%rows", reach - width), str(width))
         whole = f.smin(f.smax(room, 0), "%panels")
         with f.loop(0, "%kc") as k:
             source = f.gep(element, "%source", f.mul(k.index, "%ks"))
-            to = f.gep("float", "%to", f.mul(k.index, "%width"))
+            to = f.gep("float", "%to", f.mul(k.index, width))
             with f.loop(0, whole) as p:
-                start = f.gep(element, source, f.mul(p.index, "%width"))
+                start = f.gep(element, source, f.mul(p.index, width))
                 out = f.gep("float", to, f.mul(p.index, stride))
-                with f.loop(0, reach, lanes) as v:
-                    raw = f.load(vector(element, lanes), f.gep(element, start, v.index), size)
-                    f.store(type_, loaded(f, dtype, raw, lanes), f.gep("float", out, v.index), 4)
+                prefetch(start)
+                for v in range(0, width, lanes):
+                    raw = f.load(vector(element, lanes), f.gep(element, start, v), size)
+                    f.store(type_, loaded(f, dtype, raw, lanes), f.gep("float", out, v), 4)
         with f.loop(whole, "%panels") as p:
             one_by_one(p.index, "0")
     else:
@@ -356,21 +370,24 @@ class _Driver:
             kc = f.smin(step, f.sub(size["K"], k0))
             more = f.icmp("ne", "i64", i.index, 0)
             a_kind, b_kind = _operands(self.spec)
-            b_columns, a_rows = f.sub(size["N"], n0), f.sub(size["M"], m0)
-            self._pack(b_kind, b, self.packed_b, "b_n", "b_k", k0, b_columns, b_panels, tile.nr, kc)
-            self._pack(a_kind, a, self.packed_a, "a_m", "a_k", k0, a_rows, a_panels, tile.mr, kc)
+            a_slice = f.gep(STORED[a_kind[0]], a, f.mul(k0, size["a_k"]))
+            b_slice = f.gep(STORED[b_kind[0]], b, f.mul(k0, size["b_k"]))
+            a_rows = f.sub(size["M"], m0)
+            self._pack(a_kind, a_slice, self.packed_a, "a_m", "a_k", a_rows, a_panels, tile.mr, kc)
             a_stride = f.add(f.mul(kc, tile.mr), _PAD)
-            b_stride = f.add(f.mul(kc, tile.nr), _PAD)
             whole = f.op("sdiv", "i64", rows, str(tile.mr))
             rest = f.op("srem", "i64", rows, str(tile.mr))
             with f.loop(0, b_panels) as j:
-                b_panel = f.gep("float", self.packed_b, f.mul(j.index, b_stride))
-                column = f.gep("float", self.block, f.mul(j.index, tile.nr))
+                n = f.mul(j.index, tile.nr)
+                panel = f.gep(STORED[b_kind[0]], b_slice, f.mul(n, size["b_n"]))
+                b_columns = f.sub(f.sub(size["N"], n0), n)
+                self._pack(b_kind, panel, self.packed_b, "b_n", "b_k", b_columns, 1, tile.nr, kc)
+                column = f.gep("float", self.block, n)
 
                 def multiply(panel: Value, height: int) -> None:
                     a_panel = f.gep("float", self.packed_a, f.mul(panel, a_stride))
                     c = f.gep("float", column, f.mul(panel, tile.mr * tile.ldc))
-                    pointers = [("ptr", p) for p in (a_panel, b_panel, c)]
+                    pointers = [("ptr", p) for p in (a_panel, self.packed_b, c)]
                     f.call("void", f"multiply{height}", ("i64", kc), *pointers, ("i1", more))
 
                 with f.loop(0, whole) as i2:
@@ -393,13 +410,14 @@ class _Driver:
         to: Value,
         rs: str,
         ks: str,
-        k0: Value,
-        *numbers: Value | int,
+        rows: Value,
+        panels: Value | int,
+        width: int,
+        kc: Value,
     ) -> None:
-        f = self.f
-        along = f.gep(STORED[operand[0]], source, f.mul(k0, self.size[ks]))
-        given = [("i64", str(n)) for n in (self.size[rs], self.size[ks], *numbers)]
-        f.call("void", _pack_name(*operand), ("ptr", along), *given, ("ptr", to))
+        numbers = (self.size[rs], self.size[ks], rows, panels, kc)
+        given = [("i64", str(n)) for n in numbers]
+        self.f.call("void", _pack_name(operand, width), ("ptr", source), *given, ("ptr", to))
 
     def _element(
         self, base: Value, dtype: str, operand: str, batch: Value, along: tuple[str, Value]

@@ -29,7 +29,7 @@ from tensorlogic.kernels.ir import (
 )
 from tensorlogic.schedule.affine import Affine, LoopVar, dot
 from tensorlogic.schedule.emit import ZERO64, Emitter, Output, Step
-from tensorlogic.schedule.lower import Lowering, affine_value
+from tensorlogic.schedule.lower import Lowering, Materialise, affine_value
 from tensorlogic.storage import contiguous_strides
 
 _LOWEST = const(-math.inf, "f32")
@@ -85,6 +85,9 @@ def attention_step(node: Node, low: Lowering) -> tuple[list[Step], list[Node]]:
         mask = low.value(mask_node, [*batch, head, query, s])
         score = select(mask, score, _LOWEST) if mask_node.dtype is bool_ else score + mask
     emitter.name_scalars(low)
+    for c in low.pending_checks:
+        if c.node is not node:  # of a value, which this kernel would count many times over
+            raise Materialise(c.node)
     stmts += [emitter.check(c) for c in low.finish()]
     top = binary("max", m, score)
     # Where nothing was seen yet, both are -inf, whose difference is NaN.

@@ -423,7 +423,7 @@ def matmul_step(low: Lowering, outputs: Sequence[Output]) -> Step:
         names, (low.product.a, low.product.b), node.args, strict=True
     ):
         ref, at = load.attr
-        depth = [v for v in at.variables if v not in batch and v not in axis]
+        depth = [v for v in _in_order(at) if v not in batch and v not in axis]
         one = [collapse(g, [at], set()) for g in (batch, axis, depth)]
         if any(len(groups) > 1 for groups in one):
             raise Materialise(arg)

@@ -32,7 +32,8 @@ CHEAP_OPS = 3
 """A value of one input and so few ops is computed again rather than stored for two kernels."""
 
 _OWN_KERNEL = ("concat", "attention", "update")
-_VIEWS = ("reshape", "permute", "expand", "slice", "cast")
+_SHAPE_ONLY = ("reshape", "permute", "expand", "slice")
+_VIEWS = (*_SHAPE_ONLY, "cast")
 _COSTLY = ("reduce", "matmul", "take")
 
 
@@ -98,6 +99,8 @@ class Scheduler:
         for n in self._order:
             if n.op is not None and (n.op.kind in _OWN_KERNEL or self._counts_exactly(n)):
                 self._stored.add(id(n))
+            if n.op is ops.MATMUL or n.op is ops.ATTENTION:
+                self._store_operands(n)
             self._limit(n)
         sinks: dict[int, set[int]] = {id(n): set() for n in self._order}
         for n in reversed(self._order):
@@ -107,6 +110,14 @@ class Scheduler:
             passed = {id(n)} if id(n) in self._stored else mine
             for a in n.args:
                 sinks[id(a)] |= passed
+
+    def _store_operands(self, n: Node) -> None:
+        """What a product reads many times is computed once, not for each time."""
+        for x in n.args:
+            while x.op is not None and x.op.kind in _SHAPE_ONLY:
+                x = x.args[0]
+            if x.op is not None and not (x.op is ops.CAST and x.args[0].is_leaf):
+                self._stored.add(id(x))
 
     @staticmethod
     def _counts_exactly(n: Node) -> bool:

@@ -365,7 +365,14 @@ def _elementwise(low: Lowering, node: Node, at: list[Affine], where: Expr | None
 
 
 def _cast(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
-    return cast(low.value(node.args[0], at, where), ir_type(node.dtype))
+    (x,) = node.args
+    try:
+        value = low.value(x, at, where)
+    except Materialise as need:
+        if need.node is x and node is not low.core and node.dtype.itemsize < x.dtype.itemsize:
+            raise Materialise(node) from None  # store what is smaller
+        raise
+    return cast(value, ir_type(node.dtype))
 
 
 def _narrow(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
