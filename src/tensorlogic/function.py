@@ -265,7 +265,7 @@ class Function:
                 continue
             seen.add(id(node))
             found = holders.get(id(node)) or (node.data and holders.get(id(node.data.memory)))
-            age = node.data.memory.serial if node.data is not None else node.serial
+            age = min(node.serial, node.data.memory.serial) if node.data else node.serial
             if age < start and (node.traced or not (found or node.number is not None)):
                 raise self._no_way_to(node)
             if found:

@@ -373,7 +373,8 @@ def split(x: Tensor, parts: Any, axis: int = 0) -> tuple[Tensor, ...]:
     node = _node("split", x)
     at = record.normal_axis("split", axis, len(node.shape))
     size = node.shape[at]
-    if isinstance(parts, int):
+    if isinstance(parts, int | Tensor):
+        parts = parts.__index__()
         if parts <= 0 or size % parts:
             raise ShapeError(f"split: axis {axis} of size {size} has no {parts} equal parts")
         sizes: Sequence[int] = [size // parts] * parts
@@ -394,8 +395,8 @@ def split(x: Tensor, parts: Any, axis: int = 0) -> tuple[Tensor, ...]:
 def pad(x: Tensor, widths: Any, value: Any = 0) -> Tensor:
     """A border of `value`: widths is an int, (before, after), or one such pair for each axis."""
     node = _node("pad", x)
-    if isinstance(widths, int):
-        widths = (widths, widths)
+    if isinstance(widths, int | Tensor):
+        widths = (widths.__index__(), widths.__index__())
     if len(widths) == 2 and all(isinstance(w, int) for w in widths):
         widths = [tuple(widths)] * len(node.shape)
     return wrap(record.pad(node, [(int(a), int(b)) for a, b in widths], as_node(value)))

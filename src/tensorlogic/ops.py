@@ -79,7 +79,10 @@ def _elementwise(name: str, doc: str, expr: Any, numpy: Any, **more: Any) -> Op:
 
 def _floor_div(a: Expr, b: Expr) -> Expr:
     if a.dtype != "i32":
-        return unary("floor", a / b)
+        q = unary("floor", a / b)
+        r = ir.fma(-q, b, a)
+        # The quotient may have been rounded up to a whole number that it does not reach.
+        return select((r < 0) & (b > 0) | (r > 0) & (b < 0), q - 1.0, q)
     q = binary("idiv", a, b)
     r = a - q * b
     down = (r.ne(0)) & ((r < 0) ^ (b < 0))
@@ -89,9 +92,10 @@ def _floor_div(a: Expr, b: Expr) -> Expr:
 def _mod(a: Expr, b: Expr) -> Expr:
     """The remainder with the divisor's sign, as Python and NumPy have it."""
     if a.dtype != "i32":
-        whole = unary("trunc", a / b)
-        r = ir.fma(-whole, b, a)
-        # The rounded quotient may be one too large; an exact remainder then has the wrong sign.
+        r = a
+        for _ in range(2):  # each turn takes 24 bits of the quotient off, and exactly
+            r = ir.fma(-unary("trunc", r / b), b, r)
+        # A rounded quotient may be one too large; the remainder then has the wrong sign.
         r = select((r.ne(0)) & ((r < 0) ^ (a < 0)), r + select((b < 0) ^ (a < 0), -b, b), r)
         r = select((r.ne(0)) & ((r < 0) ^ (b < 0)), r + b, r)
         huge = unary("abs", b).eq(math.inf)
@@ -101,6 +105,12 @@ def _mod(a: Expr, b: Expr) -> Expr:
     r = binary("irem", a, b)
     wrong = (r.ne(0)) & ((r < 0) ^ (b < 0))
     return select(b.eq(0), 0, r + select(wrong, b, 0))
+
+
+def _floor_div_reference(a: Any, b: Any) -> Any:
+    if np.asarray(a).dtype.kind == "f":
+        return np.floor(np.divide(a, b, dtype=np.float64))
+    return np.where(np.equal(b, 0), 0, np.floor_divide(a, b))
 
 
 add = _elementwise(
@@ -131,7 +141,7 @@ floordiv = _elementwise(
     "floordiv",
     "Quotient rounded towards minus infinity; an int32 divided by zero gives 0.",
     _floor_div,
-    lambda a, b: np.floor(a / b) if np.asarray(a).dtype.kind == "f" else np.floor_divide(a, b),
+    _floor_div_reference,
     arity=2,
     accepts="number",
     symbol="//",
@@ -280,38 +290,40 @@ def _silu(x: Expr) -> Expr:
     return _times_sigmoid(bounded, bounded)
 
 
-# y * Phi(-y) * exp(y*y / 2) = v * polynomial(1 - 0.6 * v), v = y / (1 + 0.3 * y), 0 <= y <= 15: 2e-8.
+# y * Phi(-y) * exp(y*y / 2) = v * polynomial(1 - 0.604 * v), v = y / (1 + 0.302 * y), y <= 15: 6e-9.
 # Fitted like the polynomials of kernels/expand.py.
 _NORMAL_TAIL = (
-    0.22197061777114868,
-    0.16457948088645935,
-    0.08654989302158356,
-    0.02776050753891468,
-    0.0018142282497137785,
-    -0.0024240617640316486,
-    -0.0005638090660795569,
-    0.00027953871176578104,
-    7.029948756098747e-05,
-    -3.6702062061522156e-05,
+    0.22325760126113892,
+    0.16496062278747559,
+    0.08601445704698563,
+    0.02701280079782009,
+    0.0014171252259984612,
+    -0.0024688835255801678,
+    -0.0005169218056835234,
+    0.0002947672037407756,
+    6.956031575100496e-05,
+    -4.113230897928588e-05,
 )
 
 
 def _gelu(x: Expr) -> Expr:
     """x * Phi(x), from the tail Phi(-|x|), which cancels nowhere."""
     y = binary("min", unary("abs", x), 15.0)  # where the tail is 0 long since
-    scale = ir.fma(y, 0.3, 1.0)
+    scale = ir.fma(y, 0.302, 1.0)
     v = y / scale
-    s = ir.fma(v, -0.6, 1.0)
+    s = ir.fma(v, -0.604, 1.0)
     p: Expr = const(_NORMAL_TAIL[-1], "f32")
     for c in reversed(_NORMAL_TAIL[:-1]):
         p = ir.fma(p, s, c)
     square = y * y
-    # What rounding took from y*y, which exp would magnify, and from the divisor (1 / scale is
-    # (1 + s) / 2) is given back.
-    lost = ir.fma(y, 0.3, 1.0 - scale) * ir.fma(s, -0.5, -0.5)
+    # What rounding took from y*y, which exp would magnify, from the divisor (1 / scale is
+    # (1 + s) / 2) and from the product is given back.
+    lost = ir.fma(y, 0.302, 1.0 - scale) * ir.fma(s, -0.5, -0.5)
     lost = ir.fma(ir.fma(y, y, -square), -0.5, lost)
-    part = v * p
-    part = ir.fma(part, lost, part) * unary("exp", square * -0.5)
+    product = v * p
+    lost = ir.fma(product, lost, ir.fma(v, p, -product))
+    e = unary("exp", square * -0.5)
+    part = ir.fma(product, e, lost * e)
     return select(x < 0.0, -part, x - part)
 
 

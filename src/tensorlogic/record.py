@@ -73,8 +73,9 @@ def elementwise(op: Op, *args: Node) -> Node:
 
 def normal_axis(op: str, axis: int, rank: int) -> int:
     """`axis` counted from the front; raises ShapeError outside [-rank, rank)."""
-    if not isinstance(axis, int):
+    if not hasattr(axis, "__index__"):
         raise TypeError(f"{op}: an axis is an int, not {type(axis).__name__}")
+    axis = axis.__index__()
     if not -rank <= axis < rank:
         raise ShapeError(f"{op}: axis {axis} is outside a tensor of {rank} dims")
     return axis % rank

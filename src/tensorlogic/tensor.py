@@ -329,8 +329,8 @@ def _not_traced(node: Node, what: str) -> None:
     if node.traced:
         raise TraceError(
             f"{user_site()}: a value was asked for {what} while a tl.function was being traced; "
-            f"there it has none yet. Keep to tensor ops (tl.where, ...), or pass a bool or str, "
-            f"which are fixed for each trace"
+            f"there it has none yet. Keep to tensor ops (tl.where, ...); a trace may depend on "
+            f"shapes, on bools and strings, and on numbers that are no arguments"
         )
 
 
@@ -391,6 +391,8 @@ def _matmul(self: Tensor, other: Any) -> Any:
 
 def _pow(self: Tensor, exponent: Any) -> Any:
     """Whole exponents up to 64 by repeated squaring, and 0.5 and -0.5 by roots."""
+    if isinstance(exponent, Tensor):
+        exponent = exponent._scalar("its number")
     if exponent in (0.5, -0.5):
         return wrap(record.elementwise(OPS["sqrt" if exponent > 0 else "rsqrt"], self._node))
     if not isinstance(exponent, int | float) or exponent != int(exponent) or abs(exponent) > 64:
@@ -518,7 +520,8 @@ def full(shape: Any, value: float, dtype: Any = float16, device: str | None = No
 
 
 def _sizes(shape: Any) -> Shape:
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    given = (shape,) if isinstance(shape, int | Tensor) else tuple(shape)
+    sizes = tuple(d.__index__() if isinstance(d, Tensor) else d for d in given)
     for d in sizes:
         if isinstance(d, bool) or not isinstance(d, int | np.integer):
             raise TypeError(f"a shape is a sequence of ints, not {shape!r}")

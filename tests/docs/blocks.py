@@ -134,7 +134,7 @@ class Runner:
     def _sh(self, block: Block) -> None:
         for line in block.text.replace("\\\n", " ").splitlines():
             for command in line.split("&&"):
-                _run_command(shlex.split(command, comments=True))
+                print(_output_of(shlex.split(command, comments=True)), end="")
 
 
 _RUNNERS: dict[str, Callable[[Runner, Block], None]] = {
@@ -148,21 +148,26 @@ def _trimmed(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.rstrip().split("\n"))
 
 
-def _run_command(words: list[str]) -> None:
+def _output_of(words: list[str]) -> str:
+    """What a command prints; `$(...)` in a quoted word stands for the output of a command."""
     if not words:
-        return
+        return ""
+    words = [
+        re.sub(r"\$\(([^()]*)\)", lambda inner: _output_of(shlex.split(inner[1])).strip(), word)
+        for word in words
+    ]
     program = Path(words[0]).name
     if program == "tensorlogic":
         words = ["python", "-m", program, *words[1:]]
     if not (Path(words[0]).name.startswith("python") and _is_ours(words[1:])):
         if shutil.which(program) is None and not Path(sys.executable).with_name(program).exists():
             raise BlockError(f"there is no command {program!r}")
-        return
+        return ""
     command = [sys.executable, *words[1:]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    print(done.stdout, end="")
     if done.returncode:
         raise BlockError(f"{' '.join(words)} failed: {done.stderr}")
+    return done.stdout
 
 
 def _is_ours(arguments: list[str]) -> bool:

@@ -84,6 +84,23 @@ def test_shell_commands() -> None:
     )
 
 
+def test_output_of_a_command_inside_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tensorlogic 0.1.0").write_text('print("text is", text)')
+    _run(
+        """
+        ```sh
+        tensorlogic run "$(python -m tensorlogic --version)" --set text="1 2"
+        ```
+        ```output
+        text is 1 2
+        ```
+        """
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -393,6 +393,12 @@ QUESTIONS: dict[str, Callable[[Any, Any], Any]] = {
     "tolist": lambda x, n: x.tolist(),
     "eval": lambda x, n: tl.eval(x * 2),
     "slice": lambda x, n: x[:n],
+    "axis": lambda x, n: x.sum(axis=n),
+    "sizes": lambda x, n: tl.zeros([n, 2]),
+    "size": lambda x, n: tl.ones(n),
+    "parts": lambda x, n: x.split(n),
+    "widths": lambda x, n: x.pad(n),
+    "exponent": lambda x, n: x**n,
 }
 
 

@@ -29,6 +29,15 @@ def test_run_reads_standard_input() -> None:
     assert _command("run", "-", stdin="print(6 * 7)").stdout == "42\n"
 
 
+def test_set_gives_the_program_strings(capsys: pytest.CaptureFixture[str]) -> None:
+    done = _command("run", "-", "--set", "a=b=c", "--set", "n=", stdin="print([a, n])")
+    assert done.stdout == '["b=c", ""]\n'
+    for wrong in ("a", "=a", "1a=b"):
+        with pytest.raises(SystemExit):
+            cli.main(["run", "-", "--set", wrong])
+        assert f"argument --set: '{wrong}' is not NAME=TEXT" in capsys.readouterr().err
+
+
 def test_errors_go_to_stderr_without_a_traceback(tmp_path: Path) -> None:
     file = tmp_path / "program.tl"
     file.write_text("print(1)\nprint(ones(2) @ ones(3))\n")
@@ -61,7 +70,7 @@ def test_missing_files(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_fault_of_ours_is_told_apart(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(path: str) -> None:
+    def broken(path: str, **_: object) -> None:
         raise ValueError("oops")
 
     monkeypatch.setattr("tensorlogic.lang.run_file", broken)
@@ -76,7 +85,7 @@ def test_a_fault_of_ours_is_told_apart(
 def test_warnings_are_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def warns(path: str) -> None:
+    def warns(path: str, **_: object) -> None:
         import warnings
 
         warnings.warn("mind the gap", stacklevel=2)

@@ -20,7 +20,7 @@ body (inner folds, loops) run before its `step` is evaluated, with the accumulat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -286,8 +286,9 @@ def exprs_of(stmt: Stmt) -> tuple[Expr, ...]:
     return stmt.counts if isinstance(stmt, Split) else ()
 
 
-def nodes_of(*roots: Expr) -> list[Expr]:
-    """Every expression under the roots, arguments first, each object once."""
+def nodes_of(*roots: Expr, known: Container[int] = ()) -> list[Expr]:
+    """Every expression under the roots, arguments first, each object once; what lies under a node
+    whose id is `known` is left out."""
     seen: set[int] = set()
     out: list[Expr] = []
     stack = [(r, False) for r in reversed(roots)]
@@ -297,8 +298,11 @@ def nodes_of(*roots: Expr) -> list[Expr]:
             out.append(e)
         elif id(e) not in seen:
             seen.add(id(e))
-            stack.append((e, True))
-            stack.extend((a, False) for a in reversed(e.args))
+            if e.args and id(e) not in known:
+                stack.append((e, True))
+                stack.extend([(a, False) for a in reversed(e.args)])
+            else:
+                out.append(e)
     return out
 
 
@@ -319,26 +323,29 @@ _SYMBOL = {
 }
 
 
-def expr_text(e: Expr, names: dict[int, str] | None = None) -> str:
-    """One expression as text; `names` replaces shared nodes by names."""
-    names = names or {}
-    text: dict[int, str] = {}
-    for n in nodes_of(e):
-        a = [names.get(id(x)) or text[id(x)] for x in n.args]
-        if n.op == "const":
-            text[id(n)] = repr(n.attr) if n.dtype != "f32" else f"{n.attr!r}f"
-        elif n.op in LEAVES:
-            text[id(n)] = str(n.attr)
-        elif n.op == "load":
-            guard = f" if {a[1]}" if len(a) > 1 else ""
-            text[id(n)] = f"{n.attr.name}[{a[0]}{guard}]"
-        elif n.op in _SYMBOL:
-            text[id(n)] = f"({a[0]} {_SYMBOL[n.op]} {a[1]})"
-        elif n.op in ("cast", "bitcast"):
-            text[id(n)] = f"{n.dtype if n.op == 'cast' else 'bits_' + n.dtype}({a[0]})"
-        else:
-            text[id(n)] = f"{n.op}({', '.join(a)})"
-    return names.get(id(e)) or text[id(e)]
+def _text(n: Expr, a: list[str]) -> str:
+    """One node as text, given that of its arguments."""
+    if n.op == "const":
+        return repr(n.attr) if n.dtype != "f32" else f"{n.attr!r}f"
+    if n.op in LEAVES:
+        return str(n.attr)
+    if n.op == "load":
+        guard = f" if {a[1]}" if len(a) > 1 else ""
+        return f"{n.attr.name}[{a[0]}{guard}]"
+    if n.op in _SYMBOL:
+        return f"({a[0]} {_SYMBOL[n.op]} {a[1]})"
+    if n.op in ("cast", "bitcast"):
+        return f"{n.dtype if n.op == 'cast' else 'bits_' + n.dtype}({a[0]})"
+    return f"{n.op}({', '.join(a)})"
+
+
+def expr_text(e: Expr, names: Mapping[int, str] | None = None) -> str:
+    """One expression as text; `names` stand for the nodes of those ids."""
+    text = dict(names or {})
+    for n in nodes_of(e, known=text):
+        if id(n) not in text:
+            text[id(n)] = _text(n, [text[id(x)] for x in n.args])
+    return text[id(e)]
 
 
 def kernel_text(kernel: Kernel) -> str:
@@ -348,15 +355,15 @@ def kernel_text(kernel: Kernel) -> str:
     by_text: dict[str, str] = {}
 
     def show(e: Expr, pad: str) -> str:
-        """Name every compound expression that occurs (structurally) more than once."""
-        for n in nodes_of(e):
-            if n.args and id(n) not in names and n is not e:
-                text = expr_text(n, names)
-                if text not in by_text:
+        """Name every compound expression, equal ones alike; the root stays as it is."""
+        for n in nodes_of(e, known=names):
+            if n is not e and id(n) not in names:
+                text = _text(n, [names[id(x)] for x in n.args])
+                if n.args and text not in by_text:
                     by_text[text] = f"t{len(by_text)}"
                     lines.append(f"{pad}{by_text[text]}: {n.dtype} = {text}")
-                names[id(n)] = by_text[text]
-        return expr_text(e, names)
+                names[id(n)] = by_text[text] if n.args else text
+        return names.get(id(e)) or _text(e, [names[id(x)] for x in e.args])
 
     def block(body: tuple[Stmt, ...], depth: int) -> None:
         pad = "  " * depth

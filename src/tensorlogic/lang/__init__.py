@@ -37,8 +37,13 @@ def run(
     return names
 
 
-def run_file(path: str | os.PathLike[str], *, out: Callable[[str], None] = print) -> dict[str, Any]:
-    """Run a `.tl` file and return the names that it bound.
+def run_file(
+    path: str | os.PathLike[str],
+    *,
+    out: Callable[[str], None] = print,
+    environment: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Run a `.tl` file and return the names that it bound; `out` and `environment` as for `run`.
 
     Paths in the program are relative to the current directory, as in Python. Raises OSError, and
     LanguageSyntaxError or LanguageRuntimeError with file, line and column.
@@ -60,4 +65,4 @@ def run_file(path: str | os.PathLike[str], *, out: Callable[[str], None] = print
             f"{os.fspath(path)}: not a text in UTF-8: byte {error.start} is "
             f"0x{error.object[error.start]:02x}"
         ) from None
-    return run(text, os.fspath(path), out=out)
+    return run(text, os.fspath(path), out=out, environment=environment)

@@ -56,6 +56,14 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", parents=[common], help="run a program of the text language")
     run.add_argument("file", metavar="FILE.tl", help="the program; `-` reads standard input")
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=_binding,
+        metavar="NAME=TEXT",
+        help="a string that the program finds under that name, such as model=PATH",
+    )
     run.set_defaults(run=_run)
 
     info = commands.add_parser("info", parents=[common], help="show what is in a model file")
@@ -66,6 +74,14 @@ def _parser() -> argparse.ArgumentParser:
     devices = commands.add_parser("devices", parents=[common], help="show the devices")
     devices.set_defaults(run=_devices)
     return parser
+
+
+def _binding(argument: str) -> tuple[str, str]:
+    """The name and the text of `NAME=TEXT`."""
+    name, equals, text = argument.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"{argument!r} is not NAME=TEXT")
+    return name, text
 
 
 def _message(error: Exception) -> str:
@@ -85,10 +101,11 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     from tensorlogic import lang
 
+    environment: dict[str, Any] = dict(options.set)
     if options.file == "-":
-        lang.run(sys.stdin.read(), "<stdin>")
+        lang.run(sys.stdin.read(), "<stdin>", environment=environment)
     else:
-        lang.run_file(options.file)
+        lang.run_file(options.file, environment=environment)
 
 
 def _console() -> Console:
