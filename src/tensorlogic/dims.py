@@ -128,12 +128,11 @@ class DimArithmetic(DimExpression):
         return tuple(dict.fromkeys(name for side in sides for name in side))
 
 
-def _arithmetic(
-    symbol: str, left: DimExpression | int, right: DimExpression | int
-) -> DimExpression:
-    for side in (left, right):
-        if not isinstance(side, (DimExpression, int)):
-            raise TypeError(f"a dim does arithmetic with dims and ints, not with {side!r}")
+def _arithmetic(symbol: str, left: Size, right: Size) -> DimExpression:
+    if not isinstance(left, DimExpression | int) or not isinstance(right, DimExpression | int):
+        raise TypeError(
+            f"a dim does arithmetic with dims and ints, not {left!r} {symbol} {right!r}"
+        )
     return DimArithmetic(symbol, left, right)
 
 
@@ -254,22 +253,30 @@ def as_size(value: Any) -> Size:
     raise TypeError(f"{value!r} is no dim: a dim is a name, an int, arithmetic of them or `...`")
 
 
+def read_size(node: ast.expr, resolve: Callable[[ast.expr], Any]) -> Size:
+    """The dim that a Python expression stands for; `resolve` knows all but arithmetic and `...`."""
+    match node:
+        case ast.BinOp(op=op, left=left, right=right) if type(op) in _SYMBOLS:
+            sides = (as_size(read_size(side, resolve)) for side in (left, right))
+            return _arithmetic(_SYMBOLS[type(op)], *sides)
+        case ast.Starred():
+            return ...
+        case ast.Constant(value=int() | str() | EllipsisType() as value):
+            return as_size(value)
+    return as_size(resolve(node))
+
+
 def _parse(text: str) -> Size:
-    def size(node: ast.expr) -> Any:
-        match node:
-            case ast.Name(id=name):
-                return Dim(name)
-            case ast.Constant(value=int() | EllipsisType() as value):
-                return value
-            case ast.BinOp(op=op, left=left, right=right) if type(op) in _SYMBOLS:
-                return _arithmetic(_SYMBOLS[type(op)], size(left), size(right))
+    def resolve(node: ast.expr) -> Dim:
+        if isinstance(node, ast.Name):
+            return Dim(node.id)
         raise TypeError(f"{text!r} is no dim: write a name, a number, or arithmetic like 'N*2'")
 
     try:
         parsed = ast.parse(text.strip(), mode="eval").body
     except SyntaxError:
         parsed = ast.Constant(value=None)
-    return as_size(size(parsed))
+    return read_size(parsed, resolve)
 
 
 def _as_element(value: Any) -> DType | DTypeVar | None:

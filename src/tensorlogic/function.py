@@ -202,7 +202,7 @@ class Function:
             used,
             template,
             guards,
-            tuple(i for i, t in enumerate(inner) if t._hold is None),
+            tuple(i for i, n in enumerate(inputs) if n.consumed),
             tuple(i for i, n in enumerate(outputs) if n.weak),
             opaque,
         )
@@ -276,10 +276,12 @@ class Function:
 
     def _no_way_to(self, node: Node) -> TraceError:
         named = f"tensor {node.name!r}" if node.name else "a tensor"
+        problem = "reaches in no way that can be watched for a rebinding"
+        if node.consumed:
+            problem = "captures and consumes, which only one call could do"
         return TraceError(
             f"{_definition(self.__wrapped__.__code__)}: {self.__name__}() uses {named} of shape "
-            f"{graph.shape_text(node.shape)} that it reaches in no way that can be watched for a "
-            f"rebinding; pass it as an argument"
+            f"{graph.shape_text(node.shape)} that it {problem}; pass it as an argument"
         )
 
 

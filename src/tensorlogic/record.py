@@ -95,9 +95,10 @@ def normal_axes(op: str, axis: Any, rank: int) -> tuple[int, ...]:
 def reduce(op: Op, x: Node, axis: Any = None, keepdims: bool = False) -> Node:
     """op folded over axes."""
     _accept(op, x)
-    axes = normal_axes(op.name, axis, len(x.shape))
     if op is ops.argmax and axis is None:
-        x, axes = reshape(x, (x.size,)), (0,)
+        flat = reduce(op, reshape(x, (x.size,)), 0)
+        return reshape(flat, (1,) * len(x.shape)) if keepdims else flat
+    axes = normal_axes(op.name, axis, len(x.shape))
     if op is ops.argmax and len(axes) > 1:
         raise ShapeError("argmax: one axis, or None for the flattened tensor")
     if op is not ops.reduce_sum and any(x.shape[a] == 0 for a in axes):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import builtins
-import operator
 import re
 import sys
 import types
@@ -18,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tensorlogic.dims import Dim, DimExpression, TensorType
+from tensorlogic.dims import Dim, Size, TensorType, read_size
 from tensorlogic.dtypes import DTYPES, DType
 from tensorlogic.tensor import Tensor
 
@@ -59,12 +58,6 @@ class _Unknown:
 
 
 _OTHER = object()  # an annotation that says nothing of tensors
-_ARITHMETIC: dict[type[ast.operator], Any] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-}
 _IDENTIFIER = re.compile(r"[^\W\d]\w*")
 _CONTAINERS = (tuple, list, dict, Sequence, Mapping)
 
@@ -236,33 +229,20 @@ def _subscript(base: Any, parts: list[ast.expr], scope: Mapping[str, Any]) -> An
     return base[items if len(items) > 1 else items[0]]
 
 
-def _read_dim(node: ast.expr, scope: Mapping[str, Any]) -> Any:
-    match node:
-        case ast.Name(id=name):
-            return scope.get(name, Dim(name))
-        case ast.Starred():
-            return ...
-        case ast.BinOp(op=op, left=left, right=right) if type(op) in _ARITHMETIC:
-            sides = (_as_operand(_read_dim(left, scope)), _as_operand(_read_dim(right, scope)))
-            return _ARITHMETIC[type(op)](*sides)
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() as value)):
-            return -value
-        case ast.Constant(value=value):
-            return value
-        case ast.Subscript(value=base, slice=inner):
-            generic = _read(base, scope)
-            if getattr(generic, "_name", "") == "Unpack":
-                return ...
-            if generic is typing.Literal:
-                return _read_dim(inner, scope)
-    found = _read(node, scope)
-    if found is _OTHER or isinstance(found, _Unknown):
-        raise TypeError(f"{ast.unparse(node)!r} is no dim")
-    return found
+def _read_dim(node: ast.expr, scope: Mapping[str, Any]) -> Size:
+    def resolve(node: ast.expr) -> Any:
+        match node:
+            case ast.Name(id=name):  # of no builtin: a dim may be called `len`
+                return scope.get(name, Dim(name))
+            case ast.Subscript(value=base, slice=inner):
+                generic = _read(base, scope)
+                if getattr(generic, "_name", "") == "Unpack":
+                    return ...
+                if generic is typing.Literal:
+                    return _read_dim(inner, scope)
+        found = _read(node, scope)
+        if found is _OTHER or isinstance(found, _Unknown):
+            raise TypeError(f"{ast.unparse(node)!r} is no dim")
+        return found
 
-
-def _as_operand(dim: Any) -> DimExpression | int:
-    size = TensorType.of(None, (dim,)).dims[0]
-    if size is ...:
-        raise TypeError("`...` has no arithmetic")
-    return size
+    return read_size(node, resolve)

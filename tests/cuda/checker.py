@@ -31,9 +31,9 @@ def nvcc() -> str | None:
     return shutil.which("nvcc")
 
 
-def compile_all(texts: Mapping[str, str], arch: str, folder: Path) -> int:
-    """Compiles texts (of one index type) as one file, with nvcc to machine code or, where there is
-    none, with clang to PTX; returns how many kernels came out."""
+def compile_all(texts: Mapping[str, str], arch: str, folder: Path) -> set[str]:
+    """Compiles texts as one file: with nvcc to machine code or, where there is none, with clang to
+    PTX. Returns the names of the kernels that came out."""
     parts = []
     for name, text in texts.items():
         macros = re.findall(r"^#define (\w+)", text, flags=re.MULTILINE)
@@ -42,18 +42,17 @@ def compile_all(texts: Mapping[str, str], arch: str, folder: Path) -> int:
     source, out = folder / "all.cu", folder / "all.out"
     source.write_text("".join(parts))
     found = nvcc()
-    if found is None:
-        flags = [f"--cuda-gpu-arch={arch}" if "gpu-arch" in f else f for f in FLAGS]
-        _run([clang(), *flags, "-S", "-O1", "-o", str(out), str(source)])
-        return len(re.findall(r"\.entry", out.read_text()))
-    _run([found, "-w", f"-arch={arch}", "-ptx", "-o", str(out), str(source)])
-    entries = len(re.findall(r"\.entry", out.read_text()))
-    _run([str(Path(found).with_name("nvcc")), "-w", f"-arch={arch}", "-cubin", "-x", "cu"]
-         + ["-Xptxas", "-O1", "-o", str(out), str(source)])  # fmt: skip
-    return entries
+    if found is not None:
+        command = [found, "-w", f"-arch={arch}", "-cubin", "-Xptxas", "-v"]
+        log = _run([*command, "-o", str(out), str(source)])
+        return set(re.findall(r"Compiling entry function '(\w+)'", log))
+    flags = [f"--cuda-gpu-arch={arch}" if "gpu-arch" in f else f for f in FLAGS]
+    _run([clang(), *flags, "-S", "-O1", "-o", str(out), str(source)])
+    return set(re.findall(r"\.entry (\w+)", out.read_text()))
 
 
-def _run(command: list[str], text: str | None = None) -> None:
+def _run(command: list[str], text: str | None = None) -> str:
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CudaError(done.stderr)
+    return done.stdout + done.stderr

@@ -231,6 +231,13 @@ def test_a_tensor_without_a_way_to_it(make: Callable[[], Tensor]) -> None:
         f(tl.ones([2]))
 
 
+def test_a_captured_tensor_is_not_consumed() -> None:
+    cache = tl.zeros([2])
+    f = tl.function(lambda x: cache.update(0, x))
+    with pytest.raises(tl.TraceError, match="captures and consumes, which only one call could do"):
+        f(tl.ones([1]))
+
+
 def test_a_tensor_made_in_the_body_needs_none() -> None:
     f = tl.function(lambda x: x * next(hidden(tl.tensor([2.0, 3.0]) * 2)) + tl.eye(2)[0])
     for _ in range(2):

@@ -198,12 +198,6 @@ def _pack(module: Module, operand: tuple[str, str | None], width: int, lanes: in
     def row_pointer(row: Value) -> Value:
         return f.gep(element, "%source", f.mul(f.smin(row, last), "%rs"))
 
-    def prefetch(pointer: Value) -> None:
-        """What the next panel will need of the same k: its fetch takes the time of this one."""
-        ahead = f.gep(element, pointer, f.mul("%rs", width))
-        hints = (("i32", "0"), ("i32", "2"), ("i32", "1"))  # read, into the L2, data
-        f.call("void", "llvm.prefetch.p0", ("ptr", ahead), *hints)
-
     def one_by_one(panel: Value, k_start: Value) -> None:
         first, to = f.mul(panel, width), f.gep("float", "%to", f.mul(panel, stride))
         with f.loop(0, width) as r:
@@ -222,8 +216,6 @@ def _pack(module: Module, operand: tuple[str, str | None], width: int, lanes: in
             to = f.gep("float", f.gep("float", "%to", f.mul(panel, stride)), group)
             with f.loop(0, whole, turn) as k:
                 at = [f.gep(element, r, k.index) for r in rows]
-                for pointer in at:
-                    prefetch(pointer)
                 block = [f.load(words, pointer, size) for pointer in at]
                 out = f.gep("float", to, f.mul(k.index, width))
                 lines = [
@@ -247,7 +239,6 @@ def _pack(module: Module, operand: tuple[str, str | None], width: int, lanes: in
             with f.loop(0, whole) as p:
                 start = f.gep(element, source, f.mul(p.index, width))
                 out = f.gep("float", to, f.mul(p.index, stride))
-                prefetch(start)
                 for v in range(0, width, lanes):
                     raw = f.load(vector(element, lanes), f.gep(element, start, v), size)
                     f.store(type_, loaded(f, dtype, raw, lanes), f.gep("float", out, v), 4)
@@ -369,55 +360,56 @@ class _Driver:
             k0 = f.mul(i.index, step)
             kc = f.smin(step, f.sub(size["K"], k0))
             more = f.icmp("ne", "i64", i.index, 0)
-            a_kind, b_kind = _operands(self.spec)
-            a_slice = f.gep(STORED[a_kind[0]], a, f.mul(k0, size["a_k"]))
-            b_slice = f.gep(STORED[b_kind[0]], b, f.mul(k0, size["b_k"]))
-            a_rows = f.sub(size["M"], m0)
-            self._pack(a_kind, a_slice, self.packed_a, "a_m", "a_k", a_rows, a_panels, tile.mr, kc)
-            a_stride = f.add(f.mul(kc, tile.mr), _PAD)
-            whole = f.op("sdiv", "i64", rows, str(tile.mr))
-            rest = f.op("srem", "i64", rows, str(tile.mr))
+            a_slice = f.gep(STORED[self.spec.a_dtype], a, f.mul(k0, size["a_k"]))
+            b_slice = f.gep(STORED[self.spec.b_dtype], b, f.mul(k0, size["b_k"]))
+            a_rows, b_columns = f.sub(size["M"], m0), f.sub(size["N"], n0)
+            self._pack("a", a_slice, a_rows, a_panels, kc, self.packed_a)
             with f.loop(0, b_panels) as j:
                 n = f.mul(j.index, tile.nr)
-                panel = f.gep(STORED[b_kind[0]], b_slice, f.mul(n, size["b_n"]))
-                b_columns = f.sub(f.sub(size["N"], n0), n)
-                self._pack(b_kind, panel, self.packed_b, "b_n", "b_k", b_columns, 1, tile.nr, kc)
-                column = f.gep("float", self.block, n)
+                b_panel = f.gep(STORED[self.spec.b_dtype], b_slice, f.mul(n, size["b_n"]))
+                self._pack("b", b_panel, f.sub(b_columns, n), 1, kc, self.packed_b)
+                with f.loop(0, a_panels) as r:
+                    a_stride = f.add(f.mul(kc, tile.mr), _PAD)
+                    a_panel = f.gep("float", self.packed_a, f.mul(r.index, a_stride))
+                    at = f.add(f.mul(r.index, tile.mr * tile.ldc), n)
+                    c = f.gep("float", self.block, at)
+                    left = f.sub(rows, f.mul(r.index, tile.mr))
+                    self._multiply(left, kc, (a_panel, self.packed_b, c), more)
 
-                def multiply(panel: Value, height: int) -> None:
-                    a_panel = f.gep("float", self.packed_a, f.mul(panel, a_stride))
-                    c = f.gep("float", column, f.mul(panel, tile.mr * tile.ldc))
-                    pointers = [("ptr", p) for p in (a_panel, self.packed_b, c)]
-                    f.call("void", f"multiply{height}", ("i64", kc), *pointers, ("i1", more))
-
-                with f.loop(0, whole) as i2:
-                    multiply(i2.index, tile.mr)
-                heights = _heights(tile)
-                for below, height in zip((0, *heights), heights, strict=False):
-                    fits = f.op(
-                        "and",
-                        "i1",
-                        f.icmp("sgt", "i64", rest, below),
-                        f.icmp("sle", "i64", rest, height),
-                    )
-                    with f.when(fits):
-                        multiply(whole, height)
+    def _multiply(
+        self, left: Value, kc: Value, pointers: tuple[Value, Value, Value], more: Value
+    ) -> None:
+        """The lowest micro-kernel that holds the rows that are left."""
+        f = self.f
+        done = f.fresh("done")
+        for rows in _heights(self.tile):
+            fits, higher = f.fresh("fits"), f.fresh("higher")
+            if rows < self.tile.mr:
+                f.branch(f.icmp("sle", "i64", left, rows), fits, higher)
+                f.start(fits)
+            given = [("ptr", p) for p in pointers]
+            f.call("void", f"multiply{rows}", ("i64", kc), *given, ("i1", more))
+            f.jump(done)
+            if rows < self.tile.mr:
+                f.start(higher)
+        f.start(done)
 
     def _pack(
         self,
-        operand: tuple[str, str | None],
+        operand: str,
         source: Value,
-        to: Value,
-        rs: str,
-        ks: str,
         rows: Value,
         panels: Value | int,
-        width: int,
         kc: Value,
+        to: Value,
     ) -> None:
-        numbers = (self.size[rs], self.size[ks], rows, panels, kc)
-        given = [("i64", str(n)) for n in numbers]
-        self.f.call("void", _pack_name(operand, width), ("ptr", source), *given, ("ptr", to))
+        a, b = _operands(self.spec)
+        if operand == "a":
+            name, strides = _pack_name(a, self.tile.mr), (self.size["a_m"], self.size["a_k"])
+        else:
+            name, strides = _pack_name(b, self.tile.nr), (self.size["b_n"], self.size["b_k"])
+        given = [("i64", str(n)) for n in (*strides, rows, panels, kc)]
+        self.f.call("void", name, ("ptr", source), *given, ("ptr", to))
 
     def _element(
         self, base: Value, dtype: str, operand: str, batch: Value, along: tuple[str, Value]

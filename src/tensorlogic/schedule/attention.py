@@ -35,8 +35,8 @@ from tensorlogic.storage import contiguous_strides
 _LOWEST = const(-math.inf, "f32")
 
 
-def attention_step(node: Node, low: Lowering) -> tuple[list[Step], list[Node]]:
-    """The launch for an attention node."""
+def attention_step(root: Node, node: Node, low: Lowering) -> tuple[list[Step], list[Node]]:
+    """The launch for an attention node, stored as `root` (the node, or a reshape of it)."""
     q, k, v, scale, *more = node.args
     causal, has_length, has_mask = node.attrs
     length_node = more[0] if has_length else None
@@ -131,7 +131,7 @@ def attention_step(node: Node, low: Lowering) -> tuple[list[Step], list[Node]]:
     total = select(l.eq(0.0), const(1.0, "f32"), l)
     for x in e_vars:
         emitter.place([x], last)
-    out = Output(node, dot([*at, e], contiguous_strides(node.shape)), ir.load(sums, last) / total)
+    out = Output(root, dot([*at, e], contiguous_strides(node.shape)), ir.load(sums, last) / total)
     stmts += [
         Loop(first, ZERO64, e_stop, "vector", (Store(sums, first, zero),)),
         walk,

@@ -219,6 +219,7 @@ class Emitter:
 
     def body(self, low: Lowering, outputs: Sequence[Output], name: str, row: Expr) -> Part:
         """The statements of one lowering for the parallel index `row`."""
+        low.drop_unused_folds([*(o.value for o in outputs), *(c.ok for c in low.checks)])
         loops = Loops(low, outputs)
         self.digits(loops.rows, row)
         self.name_scalars(low)

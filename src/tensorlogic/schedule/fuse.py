@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tensorlogic import ops
 from tensorlogic.dtypes import float16
 from tensorlogic.graph import Node, shape_text, topological
-from tensorlogic.schedule.affine import SplitNeeded, dot
+from tensorlogic.schedule.affine import ZERO, Affine, SplitNeeded, dot
 from tensorlogic.schedule.attention import attention_step
 from tensorlogic.schedule.emit import (
     Output,
@@ -32,9 +32,12 @@ CHEAP_OPS = 3
 """A value of one input and so few ops is computed again rather than stored for two kernels."""
 
 _OWN_KERNEL = ("concat", "attention", "update")
+_STORED_AS = (ops.CONCAT, ops.ATTENTION)
+"""Kernels of their own that can store into a reshaped result."""
 _SHAPE_ONLY = ("reshape", "permute", "expand", "slice")
 _VIEWS = (*_SHAPE_ONLY, "cast")
 _COSTLY = ("reduce", "matmul", "take")
+_MANY = 1000
 
 
 
@@ -89,27 +92,33 @@ class Scheduler:
         self._stored: set[int] = set()
         self._inputs: dict[int, frozenset[int]] = {}
         self._members: dict[int, frozenset[int]] = {}
-        self._nodes = {id(n): n for n in self._order}
+        self._rank = {id(n): i for i, n in enumerate(self._order)}
+        self._size: dict[int, int] = {}
+        self._leaves: dict[int, frozenset[int]] = {}
         self._consumers = Counter(id(a) for n in self._order for a in n.args)
 
     # ---- what is stored ----
 
     def _choose_stored(self) -> None:
+        """Roots, what has a kernel of its own, what products read, what several kernels would
+        compute again; and then cuts where a kernel would grow too large."""
         self._stored = {id(r) for r in self._roots}
         for n in self._order:
             if n.op is not None and (n.op.kind in _OWN_KERNEL or self._counts_exactly(n)):
                 self._stored.add(id(n))
             if n.op is ops.MATMUL or n.op is ops.ATTENTION:
                 self._store_operands(n)
-            self._limit(n)
+        worth = {id(n) for n in self._order if self._worth_storing(n)}
         sinks: dict[int, set[int]] = {id(n): set() for n in self._order}
         for n in reversed(self._order):
             mine = sinks[id(n)]
-            if len(mine) > 1 and n.op is not None and self._worth_storing(n):
+            if len(mine) > 1 and id(n) in worth:
                 self._stored.add(id(n))
             passed = {id(n)} if id(n) in self._stored else mine
             for a in n.args:
                 sinks[id(a)] |= passed
+        for n in self._order:
+            self._limit(n)
 
     def _store_operands(self, n: Node) -> None:
         """What a product reads many times is computed once, not for each time."""
@@ -146,17 +155,20 @@ class Scheduler:
         return frozenset((id(n),)) if id(n) in self._stored else self._inputs[id(n)]
 
     def _worth_storing(self, n: Node) -> bool:
-        assert n.op is not None
+        """Whether it costs less to store a value than to compute it in a second kernel."""
+        if n.op is None:
+            self._size[id(n)], self._leaves[id(n)] = 0, frozenset((id(n),))
+            return False
+        args = [a for a in n.args if id(a) not in self._stored]
+        stored = {id(a) for a in n.args if id(a) in self._stored}
+        # Only "few" or "many" matters, so that both are cut off and stay cheap.
+        own = _MANY if n.op.kind in _COSTLY else 0 if n.op.kind in _VIEWS else 1
+        self._size[id(n)] = min(own + sum(self._size[id(a)] for a in args), _MANY)
+        leaves = frozenset(stored).union(*(self._leaves[id(a)] for a in args))
+        self._leaves[id(n)] = frozenset(sorted(leaves)[:2])
         if n.op.kind in _VIEWS:
             return False
-        if n.op.kind in _COSTLY:
-            return True
-        costly = any(
-            (op := self._nodes[m].op) is not None and op.kind in _COSTLY
-            for m in self._members[id(n)]
-        )
-        many = len(self._members[id(n)]) > CHEAP_OPS or len(self._inputs[id(n)]) > 1
-        return costly or many
+        return self._size[id(n)] > CHEAP_OPS or len(self._leaves[id(n)]) > 1
 
     # ---- kernels ----
 
@@ -191,30 +203,64 @@ class Scheduler:
     def _core(self, root: Node) -> Node:
         """The node whose loops compute the root: a contiguous result may be reshaped for free."""
         x = root
-        while x.op is ops.RESHAPE and id(x.args[0]) not in self._stored and x.args[0].op:
-            x = x.args[0]
+        while x.op is ops.RESHAPE:
+            inner = x.args[0]
+            alone = self._consumers[id(inner)] == 1 and not any(inner is r for r in self._roots)
+            kept = id(inner) in self._stored and not (inner.op in _STORED_AS and alone)
+            if inner.op is None or kept:
+                break
+            x = inner
         return x
 
     def _kernel(self, root: Node, factors: Factors) -> Built:
         core = self._core(root)
-        if core is not root and core.op is not None and core.op.kind in _OWN_KERNEL:
-            raise Materialise(core)
         low = self._lowering(root, factors)
         low.core = core
         if core.op is not None and core.op.kind == "reduce" and is_long(core):
             return two_stage_steps(root, core, low)
         _, at = low.axes(core, core.shape)
         low.identity = at
+        self._lower_row_reductions(low, core, at)
         value = low.value(core, at)
         out = Output(root, dot(at, contiguous_strides(core.shape)), value)
         step = matmul_step(low, [out]) if low.product else kernel_step(low, [out])
         return [step], list(low.dependencies.values())
 
-    def _concat(self, root: Node, factors: Factors) -> Built:
-        (axis,) = root.attrs
-        strides = contiguous_strides(root.shape)
+    def _lower_row_reductions(self, low: Lowering, core: Node, at: list[Affine]) -> None:
+        """The reduction nearest to the result decides which loops are rows. Those over the same
+        axes are lowered first, inner ones before outer ones: what lies under them and folds over
+        other axes then belongs, as a whole, to another kernel."""
+        nearest: Node | None = None
+        found = [core]
+        seen = {id(core)}
+        for n in found:  # breadth first: `found` grows
+            if n.op is not None and n.op.kind == "reduce" and nearest is None:
+                nearest = n
+            for a in n.args:
+                if id(a) not in seen and id(a) not in self._stored:
+                    seen.add(id(a))
+                    found.append(a)
+        if nearest is None or nearest is core or len(nearest.shape) != len(core.shape):
+            return
+        sizes = list(zip(nearest.shape, core.shape, strict=True))
+        if any(a not in (1, b) for a, b in sizes):
+            return
+        spot = [ZERO if a == 1 else i for (a, _), i in zip(sizes, at, strict=True)]
+        same = [
+            n
+            for n in found
+            if n.op is not None
+            and n.op.kind == "reduce"
+            and (n.shape, n.attrs) == (nearest.shape, nearest.attrs)
+        ]
+        for n in sorted(same, key=lambda n: self._rank[id(n)]):
+            low.value(n, spot)
+
+    def _concat(self, root: Node, node: Node, factors: Factors) -> Built:
+        (axis,) = node.attrs
+        strides = contiguous_strides(node.shape)
         parts, needed, start = [], [], 0
-        for part in root.args:
+        for part in node.args:
             if part.size:
                 low = self._lowering(root, factors)
                 _, at = low.axes(part, part.shape)
@@ -241,12 +287,12 @@ class Scheduler:
         return True
 
     def _build(self, root: Node) -> Built:
-        assert root.op is not None
-        if root.op is ops.CONCAT:
-            return self._restarting(root, lambda f: self._concat(root, f))
-        if root.op is ops.ATTENTION:
+        core = self._core(root)
+        if core.op is ops.CONCAT:
+            return self._restarting(root, lambda f: self._concat(root, core, f))
+        if core.op is ops.ATTENTION:
             return self._restarting(
-                root, lambda f: attention_step(root, self._lowering(root, f))
+                root, lambda f: attention_step(root, core, self._lowering(root, f))
             )
         if root.op is ops.UPDATE and self._in_place(root):
             return self._restarting(root, lambda f: update_step(root, self._lowering(root, f)))

@@ -298,7 +298,13 @@ class Lowering:
         self._fold_variables |= set(variables)
         before = self.pending_checks
         self.pending_checks = []
-        entries = element()
+        try:
+            entries = element()
+        except Materialise as need:
+            whole = self._prologue(node)
+            if whole is None or need.node.op is None or need.node.op.kind not in ("reduce", "matmul"):
+                raise
+            raise Materialise(whole) from None
         init = fold.init(dtype)
         result = tuple(
             var(f"a{len(self.folds)}_{i}", e.dtype) for i, e in enumerate(init)
@@ -310,11 +316,33 @@ class Lowering:
         self.folds.append(record)
         return result[fold.pick]
 
+    def _prologue(self, node: Node) -> Node | None:
+        """What a reduction reads, if it has to be computed first: better the whole of it than the
+        reductions inside it one by one."""
+        x = node.args[0]
+        while x.op is not None and not self.stored(x):
+            (*_, inner) = x.args
+            widens = x.op is ops.CAST and inner.dtype.itemsize <= x.dtype.itemsize
+            if x.op.kind not in ("reshape", "permute", "expand", "slice") and not widens:
+                return x
+            x = inner
+        return None
+
     def finish(self) -> list[CheckRecord]:
         """The checks that belong to the last pass of the kernel."""
         pending, self.pending_checks = self.pending_checks, []
         self.checks += pending
         return pending
+
+    def drop_unused_folds(self, roots: Sequence[Expr]) -> None:
+        """Folds whose result nothing reads."""
+        kept: list[FoldRecord] = []
+        wanted = {n.attr for n in ir.nodes_of(*roots) if n.op == "var"}
+        for f in reversed(self.folds):
+            if any(v.attr in wanted for v in f.result):
+                kept.append(f)
+                wanted |= {n.attr for n in ir.nodes_of(*f.element) if n.op == "var"}
+        self.folds = list(reversed(kept))
 
     def check(self, kind: str, node: Node, ok: Expr) -> None:
         """Count where `ok` is false; each node is counted in one place only."""
