@@ -60,6 +60,7 @@ class Reach:
 
     def __init__(self, fn: types.FunctionType, roots: Iterable[Any]):
         self.tensors: dict[int, Tensor] = {}
+        self._fn = fn
         self._into: dict[int, list[tuple[Any, Guard | None]]] = {}
         self._named: list[Guard] = []
         self._keep: list[Any] = []  # what is searched stays alive, so that its id stays its own
@@ -95,6 +96,8 @@ class Reach:
             if isinstance(parent, Tensor):
                 self.tensors[id(parent)] = parent
                 continue
+            if isinstance(parent, types.FunctionType) and self._is_foreign(parent):
+                continue
             for guard, child, is_named in _edges(parent, names):
                 if is_named and guard is not None:
                     self._named += guard, *(g for g in _length(child) if not child)
@@ -104,6 +107,12 @@ class Reach:
                 if id(child) not in seen:
                     seen.add(id(child))
                     ahead.append(child)
+
+    def _is_foreign(self, fn: types.FunctionType) -> bool:
+        """Other people's code may be large; what it captures is an error, not a wrong result."""
+        package = _package(fn)
+        installed = "site-packages" in fn.__code__.co_filename and package != _package(self._fn)
+        return fn is not self._fn and (installed or package in _FOREIGN)
 
 
 def _length(container: Any) -> list[Guard]:
@@ -139,8 +148,6 @@ def _edges(parent: Any, names: set[str]) -> Iterator[_Edge]:
 
 
 def _function_edges(fn: types.FunctionType, names: set[str]) -> Iterator[_Edge]:
-    if _package(fn) in _FOREIGN:
-        return
     for code in _codes(fn.__code__):
         names.update(code.co_names)
         used = {i.argval for i in dis.get_instructions(code) if i.opname in _NAME_LOADS}

@@ -122,7 +122,12 @@ def sum(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
 
 @_public
 def mean(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """Mean over `axis`, accumulated in float32; NaN where there are no values."""
+    """Mean over `axis`, accumulated in float32; NaN where there are no values.
+
+    >>> import tensorlogic as tl
+    >>> tl.mean(tl.tensor([[1.0, 3.0], [5.0, 7.0]]), axis=0).tolist()
+    [3.0, 5.0]
+    """
     node = _node("mean", x)
     if node.dtype.kind != "float":
         raise DTypeError(
@@ -140,13 +145,23 @@ def _mean(x: Node, axis: Any, keepdims: bool) -> Node:
 
 @_public
 def max(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """The largest value over `axis`; NaN if one is NaN. Raises ShapeError over no values."""
+    """The largest value over `axis`; NaN if one is NaN. Raises ShapeError over no values.
+
+    >>> import tensorlogic as tl
+    >>> tl.tensor([[1.0, 5.0], [7.0, 2.0]]).max(axis=1).tolist()
+    [5.0, 7.0]
+    """
     return wrap(record.reduce(ops.reduce_max, _node("max", x), axis, keepdims))
 
 
 @_public
 def min(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """The smallest value over `axis`; NaN if one is NaN. Raises ShapeError over no values."""
+    """The smallest value over `axis`; NaN if one is NaN. Raises ShapeError over no values.
+
+    >>> import tensorlogic as tl
+    >>> tl.tensor([[1.0, 5.0], [7.0, 2.0]]).min(axis=1).tolist()
+    [1.0, 2.0]
+    """
     return wrap(record.reduce(ops.reduce_min, _node("min", x), axis, keepdims))
 
 
@@ -196,7 +211,12 @@ def _affine(x: Node, like: Node, weight: Tensor | None, bias: Tensor | None, fn:
 def layer_norm(
     x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis (Ba et al. 2016)."""
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis (Ba et al. 2016).
+
+    >>> import tensorlogic as tl
+    >>> tl.layer_norm(tl.tensor([1.0, 3.0]), bias=tl.ones([2])).tolist()
+    [5.0067901611328125e-06, 2.0]
+    """
     node = _node("layer_norm", x)
     wide = record.cast(node, float32)
     centred = record.elementwise(OPS["sub"], wide, _mean(wide, -1, True))
@@ -208,7 +228,12 @@ def layer_norm(
 
 @_public
 def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
-    """x / sqrt(mean(x*x) + eps) * weight over the last axis (Zhang and Sennrich 2019)."""
+    """x / sqrt(mean(x*x) + eps) * weight over the last axis (Zhang and Sennrich 2019).
+
+    >>> import tensorlogic as tl
+    >>> tl.rms_norm(tl.tensor([3.0, 3.0]), weight=tl.tensor([1.0, 2.0])).tolist()
+    [1.0, 2.0]
+    """
     node = _node("rms_norm", x)
     wide = record.cast(node, float32)
     square = _mean(record.elementwise(OPS["mul"], wide, wide), -1, True)
@@ -256,6 +281,10 @@ def embedding(indices: Tensor, weight: Tensor) -> Tensor:
     """Rows of weight [V, D] picked by int32 indices [...]: [..., D].
 
     An index outside [-V, V) raises IndexRangeError when the result is computed.
+
+    >>> import tensorlogic as tl
+    >>> tl.embedding(tl.tensor([2, 0], dtype="int32"), tl.eye(3)).tolist()
+    [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
     """
     w = _node("embedding", weight)
     if len(w.shape) != 2:
@@ -283,6 +312,10 @@ def scaled_dot_product_attention(
     [..., H, T, S]. causal: query i sees the keys up to S - T + i. scale: 1/sqrt(D) if None.
     length: an int or int32 tensor, how many of the S keys count, for a cache that fills up; it is
     read at run time. A row with nothing to see gives zeros.
+
+    >>> import tensorlogic as tl
+    >>> tl.scaled_dot_product_attention(*[tl.ones([2, 5, 4])] * 3, causal=True).shape
+    (2, 5, 4)
     """
     fn = "scaled_dot_product_attention"
     node = _node(fn, q)
@@ -323,7 +356,12 @@ def reshape(x: Tensor, *shape: Any) -> Tensor:
 
 @_public
 def transpose(x: Tensor, a: int = -2, b: int = -1) -> Tensor:
-    """Axes a and b exchanged."""
+    """Axes a and b exchanged.
+
+    >>> import tensorlogic as tl
+    >>> tl.transpose(tl.zeros([2, 3, 4]), 0, 2).shape
+    (4, 3, 2)
+    """
     node = _node("transpose", x)
     axes = list(range(len(node.shape)))
     i, j = (record.normal_axis("transpose", axis, len(axes)) for axis in (a, b))
@@ -333,13 +371,23 @@ def transpose(x: Tensor, a: int = -2, b: int = -1) -> Tensor:
 
 @_public
 def permute(x: Tensor, *axes: Any) -> Tensor:
-    """Axes in another order: axis i of the result is axis axes[i] of x."""
+    """Axes in another order: axis i of the result is axis axes[i] of x.
+
+    >>> import tensorlogic as tl
+    >>> tl.permute(tl.zeros([2, 3, 4]), 2, 0, 1).shape
+    (4, 2, 3)
+    """
     return wrap(record.permute(_node("permute", x), _ints(axes)))
 
 
 @_public
 def squeeze(x: Tensor, axis: Any = None) -> Tensor:
-    """Axes of size 1 removed: all of them, or those named."""
+    """Axes of size 1 removed: all of them, or those named.
+
+    >>> import tensorlogic as tl
+    >>> tl.squeeze(tl.zeros([1, 3, 1]), axis=0).shape
+    (3, 1)
+    """
     node = _node("squeeze", x)
     axes = record.normal_axes("squeeze", axis, len(node.shape))
     if axis is not None and any(node.shape[a] != 1 for a in axes):
@@ -350,7 +398,12 @@ def squeeze(x: Tensor, axis: Any = None) -> Tensor:
 
 @_public
 def unsqueeze(x: Tensor, axis: int) -> Tensor:
-    """A new axis of size 1 at `axis`."""
+    """A new axis of size 1 at `axis`.
+
+    >>> import tensorlogic as tl
+    >>> tl.unsqueeze(tl.zeros([3]), 0).shape
+    (1, 3)
+    """
     node = _node("unsqueeze", x)
     at = record.normal_axis("unsqueeze", axis, len(node.shape) + 1)
     return wrap(record.reshape(node, (*node.shape[:at], 1, *node.shape[at:])))
@@ -358,7 +411,12 @@ def unsqueeze(x: Tensor, axis: int) -> Tensor:
 
 @_public
 def expand(x: Tensor, *shape: Any) -> Tensor:
-    """x broadcast to a shape, without a copy."""
+    """x broadcast to a shape, without a copy.
+
+    >>> import tensorlogic as tl
+    >>> tl.expand(tl.tensor([1.0, 2.0]), 2, 2).tolist()
+    [[1.0, 2.0], [1.0, 2.0]]
+    """
     return wrap(record.expand(_node("expand", x), _ints(shape)))
 
 
@@ -393,7 +451,12 @@ def split(x: Tensor, parts: Any, axis: int = 0) -> tuple[Tensor, ...]:
 
 @_public
 def pad(x: Tensor, widths: Any, value: Any = 0) -> Tensor:
-    """A border of `value`: widths is an int, (before, after), or one such pair for each axis."""
+    """A border of `value`: widths is an int, (before, after), or one such pair for each axis.
+
+    >>> import tensorlogic as tl
+    >>> tl.pad(tl.ones([2]), (1, 2)).tolist()
+    [0.0, 1.0, 1.0, 0.0, 0.0]
+    """
     node = _node("pad", x)
     if isinstance(widths, int | Tensor):
         widths = (widths.__index__(), widths.__index__())
@@ -407,6 +470,10 @@ def take(x: Tensor, indices: Any, axis: int = 0) -> Tensor:
     """Entries of x along `axis`, picked by int32 indices; negative ones count from the end.
 
     An index outside the axis raises IndexRangeError when the result is computed.
+
+    >>> import tensorlogic as tl
+    >>> tl.take(tl.arange(0, 50, 10), [3, -1]).tolist()
+    [30, 40]
     """
     from tensorlogic.tensor import tensor
 
@@ -426,7 +493,12 @@ def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 
 def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """Tensors of one shape along a new axis."""
+    """Tensors of one shape along a new axis.
+
+    >>> import tensorlogic as tl
+    >>> tl.stack([tl.zeros([2]), tl.ones([2])]).tolist()
+    [[0.0, 0.0], [1.0, 1.0]]
+    """
     nodes = [_node("stack", t) for t in tensors]
     if any(n.shape != nodes[0].shape for n in nodes):
         raise ShapeError(f"stack: shapes differ: {[list(n.shape) for n in nodes]}")

@@ -237,7 +237,8 @@ def pad(x: Node, widths: Sequence[tuple[int, int]], value: Node) -> Node:
     if all(a == 0 and b == 0 for a, b in widths):
         return x
     shape = tuple(d + a + b for d, (a, b) in zip(x.shape, widths, strict=True))
-    dtype = common_dtype(ops.PAD, x, value)
+    # A mask stays a mask, though the border is the number 0 or 1.
+    dtype = bool_ if x.dtype is bool_ and value.weak else common_dtype(ops.PAD, x, value)
     return Node(ops.PAD, (cast(x, dtype), value), tuple(widths), shape, dtype)
 
 

@@ -67,12 +67,13 @@ def fold_one(
     )
 
 
-def _half(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    return rng.standard_normal(shape).astype(np.float16)
+def _half(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Normal numbers; of a large size, the same million again and again."""
+    return np.resize(rng.standard_normal(min(size, 1 << 20)).astype(np.float16), size)
 
 
-def _bfloat(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    return (rng.standard_normal(shape).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+def _bfloat(rng: np.random.Generator, size: int) -> np.ndarray:
+    return (_half(rng, size).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
 
 
 # -- elementwise

@@ -1,0 +1,171 @@
+"""The composed functions: one entry each, with inputs, a NumPy oracle in float64 and a tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import tensorlogic as tl
+from tests.compare import Array
+
+F, I, B = ("float16", "float32"), ("int32",), ("bool",)
+ANY = (*F, *I, *B)
+Shapes = tuple[tuple[int, ...] | None, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call and its oracle. `shapes` of the tensor inputs; `ints` maps inputs that are indices to
+    their bound; `scale` gives the size of the sums behind the result, `ulps` its error in float32."""
+
+    function: str
+    call: Callable[..., Any]
+    oracle: Callable[..., Any]
+    shapes: Shapes
+    dtypes: tuple[str, ...] = F
+    ulps: float = 4
+    scale: Callable[..., Any] | None = None
+    ints: tuple[tuple[int, int], ...] = ()
+    out: str = "same"
+
+
+def erf(x: Any) -> Array:
+    return np.asarray(tl.ops.erf_reference(x))
+
+
+def softmax(x: Array, axis: int = -1) -> Array:
+    e = np.exp(x - x.max(axis=axis, keepdims=True))
+    return np.asarray(e / e.sum(axis=axis, keepdims=True))
+
+
+def layer_norm(x: Array, w: Any = None, b: Any = None, eps: float = 1e-5) -> Array:
+    centred = x - x.mean(-1, keepdims=True)
+    normal = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps)
+    return np.asarray(normal * (1 if w is None else w) + (0 if b is None else b))
+
+
+def rms_norm(x: Array, w: Any = None, eps: float = 1e-6) -> Array:
+    normal = x / np.sqrt((x**2).mean(-1, keepdims=True) + eps)
+    return np.asarray(normal * (1 if w is None else w))
+
+
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+    length: int | None = None,
+) -> Array:
+    """Row by row, as the formula says; a row that sees nothing is zero."""
+    if q.ndim == 2:
+        return attention(q[None], k[None], v[None], mask, causal, scale, length)[0]
+    heads, queries, depth = q.shape[-3:]
+    groups, keys = k.shape[-3], k.shape[-2]
+    length = keys if length is None else length
+    scale = depth**-0.5 if scale is None else scale
+    out = np.zeros((*q.shape[:-1], v.shape[-1]))
+    shown = None if mask is None else np.broadcast_to(mask, (*q.shape[:-1], keys))
+    for at in np.ndindex(*q.shape[:-1]):
+        *batch, head, query = at
+        there = (*batch, head * groups // heads)
+        seen = np.arange(keys) < (min(length, length - queries + query + 1) if causal else length)
+        scores = k[there] @ q[at] * scale
+        if shown is not None and shown.dtype == bool:
+            seen &= shown[at]
+        elif shown is not None:
+            scores = scores + shown[at]
+            seen &= ~np.isneginf(scores)
+        if seen.any():
+            e = np.where(seen, np.exp(scores - scores[seen].max()), 0)
+            out[at] = e[seen] @ v[there][seen] / e.sum()
+    return out
+
+
+def _product(a: Array, b: Array) -> Array:
+    return np.asarray(np.abs(a) @ np.abs(b))
+
+
+def _attention_scale(q: Array, k: Array, v: Array, *rest: Any) -> Any:
+    """Errors of the scores are magnified by exp; the scores here are below 20."""
+    return 30 * np.abs(v).max()
+
+
+SDPA = tl.scaled_dot_product_attention
+Q3: Shapes = ((4, 5, 8), (2, 7, 8), (2, 7, 6))
+
+CASES: list[Case] = [
+    Case("gelu", lambda x: tl.gelu(x), tl.ops.gelu_erf.numpy, ((9, 4),)),
+    Case("gelu", lambda x: tl.gelu(x, approximate="tanh"), tl.ops.gelu_tanh.numpy, ((9, 4),)),
+    Case("clip", lambda x: tl.clip(x, -1, 1), lambda x: np.clip(x, -1, 1), ((5, 3),), (*F, *I)),
+    Case("clip", lambda x: tl.clip(x, low=0), lambda x: np.maximum(x, 0), ((5,),), (*F, *I)),
+    Case("clip", lambda x, h: tl.clip(x, None, h), np.minimum, ((5, 3), (3,)), (*F, *I)),
+    Case("mean", lambda x: tl.mean(x), np.mean, ((7, 6),), scale=lambda x: np.abs(x).mean()),
+    Case(
+        "mean",
+        lambda x: x.mean(axis=(0, -1), keepdims=True),
+        lambda x: x.mean((0, -1), keepdims=True),
+        ((3, 4, 5),),
+        scale=lambda x: np.abs(x).mean((0, -1), keepdims=True),
+    ),
+    Case("softmax", lambda x: tl.softmax(x), softmax, ((6, 33),), ulps=8),
+    Case("softmax", lambda x: x.softmax(axis=0), lambda x: softmax(x, 0), ((6, 33),), ulps=8),
+    Case("softmax", lambda x: x.softmax(1), lambda x: softmax(x, 1), ((2, 5, 3),), ulps=8),
+    Case("layer_norm", lambda x: tl.layer_norm(x), layer_norm, ((4, 40),), scale=lambda x: 4),
+    Case(
+        "layer_norm",
+        lambda x, w, b: tl.layer_norm(x, w, b, eps=1e-3),
+        lambda x, w, b: layer_norm(x, w, b, 1e-3),
+        ((2, 3, 16), (16,), (16,)),
+        scale=lambda x, w, b: 8 * np.abs(w) + np.abs(b),
+    ),
+    Case("rms_norm", lambda x: tl.rms_norm(x), rms_norm, ((4, 40),), ulps=8),
+    Case("rms_norm", lambda x, w: x.rms_norm(w, 0.1), lambda x, w: rms_norm(x, w, 0.1),
+         ((5, 16), (16,)), ulps=8),
+    *(
+        Case("matmul", lambda a, b: a @ b, np.matmul, shapes, scale=_product)
+        for shapes in (
+            ((5,), (5,)), ((5,), (5, 3)), ((4, 5), (5,)), ((1, 64), (64, 33)), ((2, 17), (17, 5)),
+            ((3, 8), (8, 16)), ((4, 40), (40, 8)), ((5, 40), (40, 8)), ((6, 7), (7, 1)),
+            ((7, 33), (33, 19)), ((33, 65), (65, 47)), ((3, 4, 5), (5, 2)), ((4, 5), (3, 5, 2)),
+            ((2, 1, 9, 8), (3, 8, 4)), ((3, 1, 6), (3, 6, 5)), ((5,), (3, 5, 2)), ((3, 7, 5), (5,)),
+            ((3, 0), (0, 4)), ((9, 0), (0, 4)), ((0, 3), (3, 2)), ((3, 4), (4, 0)), ((0,), (0,)),
+        )
+    ),
+    Case("linear", lambda x, w: tl.linear(x, w), lambda x, w: x @ w.T, ((3, 8), (5, 8)),
+         scale=lambda x, w: _product(x, w.T)),
+    *(
+        Case("linear", lambda x, w, b: tl.linear(x, w, b), lambda x, w, b: x @ w.T + b,
+             (x, (5, 8), (5,)), scale=lambda x, w, b: _product(x, w.T) + np.abs(b))
+        for x in ((8,), (1, 8), (17, 8), (2, 3, 8), (2, 9, 8), (0, 8))
+    ),
+    Case("embedding", lambda w, i: tl.embedding(i, w), lambda w, i: w[i], ((7, 5), (2, 3)), F,
+         ints=((1, 7),)),
+    Case("scaled_dot_product_attention", lambda q, k, v: SDPA(q, k, v), attention, Q3,
+         scale=_attention_scale),
+    Case("scaled_dot_product_attention", lambda q, k, v: q.scaled_dot_product_attention(
+        k, v, causal=True, scale=0.3), lambda q, k, v: attention(q, k, v, None, True, 0.3), Q3,
+         scale=_attention_scale),
+    Case("reshape", lambda x: x.reshape(3, -1), lambda x: x.reshape(3, -1), ((2, 6),), ANY),
+    Case("transpose", lambda x: x.transpose(), lambda x: x.swapaxes(-1, -2), ((2, 3, 4),), ANY),
+    Case("transpose", lambda x: tl.transpose(x, 0, 2), lambda x: x.swapaxes(0, 2), ((2, 3, 4),), ANY),
+    Case("permute", lambda x: x.permute(2, 0, 1), lambda x: x.transpose(2, 0, 1), ((2, 3, 4),), ANY),
+    Case("squeeze", lambda x: x.squeeze(), lambda x: x.squeeze(), ((1, 3, 1),), ANY),
+    Case("squeeze", lambda x: x.squeeze(-1), lambda x: x.squeeze(-1), ((1, 3, 1),), ANY),
+    Case("unsqueeze", lambda x: x.unsqueeze(-1), lambda x: x[..., None], ((2, 3),), ANY),
+    Case("expand", lambda x: x.expand(4, 2, 3), lambda x: np.broadcast_to(x, (4, 2, 3)), ((2, 1),), ANY),
+    Case("concat", lambda a, b, c: tl.concat([a, b, c], axis=1),
+         lambda *x: np.concatenate(x, 1), ((2, 1), (2, 0), (2, 4)), ANY),
+    Case("stack", lambda a, b: tl.stack([a, b], -1), lambda *x: np.stack(x, -1), ((2, 3),) * 2, ANY),
+    Case("split", lambda x: tl.split(x, 3, axis=-1), lambda x: tuple(np.split(x, 3, -1)), ((2, 6),), ANY),
+    Case("split", lambda x: x.split([1, 0, 3]), lambda x: (x[:1], x[1:1], x[1:]), ((4, 2),), ANY),
+    Case("pad", lambda x: x.pad([(1, 0), (0, 2)]), lambda x: np.pad(x, [(1, 0), (0, 2)]), ((2, 3),), ANY),
+    Case("pad", lambda x: tl.pad(x, (1, 2), value=1),
+         lambda x: np.pad(x, [(1, 2)] * 2, constant_values=1), ((2, 3),), ANY),
+    Case("take", lambda x, i: tl.take(x, i, axis=1), lambda x, i: np.take(x, i, 1), ((2, 5, 3), (2, 2)), ANY,
+         ints=((1, 5),)),
+]  # fmt: skip

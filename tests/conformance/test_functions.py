@@ -1,0 +1,46 @@
+"""Every composed function by dtype and device against its oracle in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tensorlogic import functions
+from tensorlogic.ops import OPS
+from tests.compare import assert_close
+from tests.conformance.cases import CASES, Case
+from tests.conformance.harness import compute, numbers, wide
+
+BY_ROWS = {r.name for r in OPS.values()} | {"eval"}
+TABLE = [
+    pytest.param(c, d, id=f"{c.function}{i}-{d}") for i, c in enumerate(CASES) for d in c.dtypes
+]
+
+
+def test_every_function_has_a_case() -> None:
+    assert {c.function for c in CASES} == set(functions.__all__) - BY_ROWS
+
+
+@pytest.mark.parametrize(("case", "dtype"), TABLE)
+def test_function(case: Case, dtype: str, device: str) -> None:
+    rng = np.random.default_rng(4)
+    bounds = dict(case.ints)
+    arrays: list[Any] = [
+        rng.integers(-bounds[i], bounds[i], s).astype(np.int32)
+        if i in bounds
+        else numbers(rng, s, dtype)
+        for i, s in enumerate(case.shapes)
+    ]
+    got = compute(case.call, *arrays, device=device)
+    exact = [wide(a) for a in arrays]
+    with np.errstate(all="ignore"):
+        want = case.oracle(*exact)
+        scale = None if case.scale is None else case.scale(*exact)
+    results = got if isinstance(got, tuple) else (got,)
+    wanted = want if isinstance(want, tuple) else (want,)
+    assert len(results) == len(wanted)
+    for g, w in zip(results, wanted, strict=True):
+        assert g.dtype == dtype
+        assert_close(g, w, case.ulps, scale, case.function)
