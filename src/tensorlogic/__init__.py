@@ -31,7 +31,8 @@ _HOME = {
     "tensorlogic.dims": "Dim TensorType dims",
     "tensorlogic.settings": "precision",
     "tensorlogic.devices.base": "devices",
-    "tensorlogic.tensor": "Tensor tensor from_numpy full zeros ones eye arange",
+    "tensorlogic.tensor": "Tensor",
+    "tensorlogic.creation": "tensor from_numpy full zeros ones eye arange",
     "tensorlogic.function": "function",
     "tensorlogic.model": "Model load_model save_model",
     "tensorlogic.lang": "run_file",
@@ -45,7 +46,7 @@ def __getattr__(name: str) -> object:
     if name == "bool":
         value = importlib.import_module("tensorlogic.dtypes").bool_
     elif name in _MODULE_OF:
-        if _MODULE_OF[name] == "tensorlogic.tensor":
+        if _MODULE_OF[name] in ("tensorlogic.tensor", "tensorlogic.creation"):
             importlib.import_module("tensorlogic.functions")  # it completes Tensor's methods
         value = getattr(importlib.import_module(_MODULE_OF[name]), name)
     elif name.startswith("_"):

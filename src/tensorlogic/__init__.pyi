@@ -1,5 +1,12 @@
 """The public names for type checkers; at run time each is loaded when it is first used."""
 
+from tensorlogic.creation import arange as arange
+from tensorlogic.creation import eye as eye
+from tensorlogic.creation import from_numpy as from_numpy
+from tensorlogic.creation import full as full
+from tensorlogic.creation import ones as ones
+from tensorlogic.creation import tensor as tensor
+from tensorlogic.creation import zeros as zeros
 from tensorlogic.devices.base import devices as devices
 from tensorlogic.dims import Dim as Dim
 from tensorlogic.dims import TensorType as TensorType
@@ -72,13 +79,6 @@ from tensorlogic.rows import tanh as tanh
 from tensorlogic.rows import where as where
 from tensorlogic.settings import precision as precision
 from tensorlogic.tensor import Tensor as Tensor
-from tensorlogic.tensor import arange as arange
-from tensorlogic.tensor import eye as eye
-from tensorlogic.tensor import from_numpy as from_numpy
-from tensorlogic.tensor import full as full
-from tensorlogic.tensor import ones as ones
-from tensorlogic.tensor import tensor as tensor
-from tensorlogic.tensor import zeros as zeros
 from tensorlogic.typed import argmax as argmax
 from tensorlogic.typed import clip as clip
 from tensorlogic.typed import concat as concat

@@ -1,7 +1,7 @@
 """The public functions: those of the op table, and those composed of it.
 
-Within one function nothing is rounded to float16: intermediates are float32, the result is stored in
-the dtype of the input. Each function whose first argument is a tensor is also a method of `Tensor`.
+Within one function nothing is rounded to float16: intermediates are float32, the result is stored
+in the dtype of the input. A function whose first argument is a tensor is also a method of `Tensor`.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ for _op in list(OPS.values()):
 
 @_public
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    """x * Phi(x), elementwise; approximate="tanh" takes the tanh form of Hendrycks and Gimpel (2016).
+    """x * Phi(x); approximate="tanh" takes the tanh form of Hendrycks and Gimpel (2016).
 
     >>> import tensorlogic as tl
     >>> tl.gelu(tl.tensor([0.0, 1.0])).tolist()
@@ -111,7 +111,7 @@ def clip(x: Tensor, low: Any = None, high: Any = None) -> Tensor:
 
 @_public
 def sum(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """Sum over `axis` (an int, several, or None for all), accumulated in float32; bools are counted.
+    """Sum over `axis` (an int, several, None for all), accumulated in float32; bools are counted.
 
     >>> import tensorlogic as tl
     >>> tl.tensor([[1.0, 2.0], [3.0, 4.0]]).sum(axis=0).tolist()
@@ -156,12 +156,7 @@ def max(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
 
 @_public
 def min(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """The smallest value over `axis`; NaN if one is NaN. Raises ShapeError over no values.
-
-    >>> import tensorlogic as tl
-    >>> tl.tensor([[1.0, 5.0], [7.0, 2.0]]).min(axis=1).tolist()
-    [1.0, 2.0]
-    """
+    """The smallest value over `axis`; NaN if one is NaN. Raises ShapeError over no values."""
     return wrap(record.reduce(ops.reduce_min, _node("min", x), axis, keepdims))
 
 
@@ -214,8 +209,8 @@ def layer_norm(
     """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis (Ba et al. 2016).
 
     >>> import tensorlogic as tl
-    >>> tl.layer_norm(tl.tensor([1.0, 3.0]), bias=tl.ones([2])).tolist()
-    [5.0067901611328125e-06, 2.0]
+    >>> tl.layer_norm(tl.tensor([1.0, 3.0]), bias=tl.ones([2]), eps=0.0).tolist()
+    [0.0, 2.0]
     """
     node = _node("layer_norm", x)
     wide = record.cast(node, float32)
@@ -382,12 +377,7 @@ def permute(x: Tensor, *axes: Any) -> Tensor:
 
 @_public
 def squeeze(x: Tensor, axis: Any = None) -> Tensor:
-    """Axes of size 1 removed: all of them, or those named.
-
-    >>> import tensorlogic as tl
-    >>> tl.squeeze(tl.zeros([1, 3, 1]), axis=0).shape
-    (3, 1)
-    """
+    """Axes of size 1 removed: all of them, or those named."""
     node = _node("squeeze", x)
     axes = record.normal_axes("squeeze", axis, len(node.shape))
     if axis is not None and any(node.shape[a] != 1 for a in axes):
@@ -398,12 +388,7 @@ def squeeze(x: Tensor, axis: Any = None) -> Tensor:
 
 @_public
 def unsqueeze(x: Tensor, axis: int) -> Tensor:
-    """A new axis of size 1 at `axis`.
-
-    >>> import tensorlogic as tl
-    >>> tl.unsqueeze(tl.zeros([3]), 0).shape
-    (1, 3)
-    """
+    """A new axis of size 1 at `axis`."""
     node = _node("unsqueeze", x)
     at = record.normal_axis("unsqueeze", axis, len(node.shape) + 1)
     return wrap(record.reshape(node, (*node.shape[:at], 1, *node.shape[at:])))
@@ -475,7 +460,7 @@ def take(x: Tensor, indices: Any, axis: int = 0) -> Tensor:
     >>> tl.take(tl.arange(0, 50, 10), [3, -1]).tolist()
     [30, 40]
     """
-    from tensorlogic.tensor import tensor
+    from tensorlogic.creation import tensor
 
     if not isinstance(indices, Tensor):
         indices = tensor(indices, dtype="int32")

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensorlogic import formats
+from tensorlogic.creation import from_numpy, from_storage
 from tensorlogic.dtypes import DTYPES, FLOAT16_MAX
 from tensorlogic.errors import DTypeError, FormatError, TensorNotFoundError
 from tensorlogic.formats import safetensors
 from tensorlogic.formats.base import Entry, Parsed
 from tensorlogic.gate import check_on_overflow
 from tensorlogic.quants import QUANTS, dequantize
-from tensorlogic.tensor import Tensor, from_numpy, from_storage
+from tensorlogic.tensor import Tensor
 
 GATED = ("float32", "float64", "bfloat16")
 """Storage dtypes of files that become float16, through the overflow gate."""

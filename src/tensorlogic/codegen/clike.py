@@ -10,19 +10,16 @@ local memory is printed as a flat one.
 
 from __future__ import annotations
 
-import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tensorlogic.codegen.barriers import Hazards
-from tensorlogic.codegen.dialects import GROUP_MEMORY, MAX_BUFFERS, assemble
+from tensorlogic.codegen.c_text import BYTES, MEMORY, STORE, VALUE, KernelText, bare
+from tensorlogic.codegen.dialects import GROUP_MEMORY, assemble
+from tensorlogic.codegen.packing import PACK, can_pack, packed_loads, replaced
 from tensorlogic.kernels.check import KernelError
-from tensorlogic.kernels.expand import expand
 from tensorlogic.kernels.ir import (
-    MATH,
     Barrier,
-    Buffer,
     Check,
     Expr,
     Fold,
@@ -31,8 +28,8 @@ from tensorlogic.kernels.ir import (
     Split,
     Stmt,
     Store,
-    exprs_of,
     nodes_of,
+    var,
     walk,
 )
 
@@ -41,44 +38,7 @@ FLAT_GROUP = 256
 SIMD = 32
 TEAMS = 4
 """Rows that a group works on where a row has one simdgroup."""
-
-_VALUE = {"f32": "float", "i32": "int", "i64": "index_t", "bool": "bool"}
-_UNSIGNED = {"i32": "uint", "i64": "uindex_t"}
-MEMORY = {
-    "f16": "half",
-    "bf16": "ushort",
-    "f32": "float",
-    "i32": "int",
-    "bool": "uchar",
-    "u8": "uchar",
-}
-_BYTES = {
-    "half": 2,
-    "ushort": 2,
-    "float": 4,
-    "int": 4,
-    "uchar": 1,
-    "bool": 1,
-    "index_t": 8,
-    "uint4": 16,
-}
-LOAD = {"f16": "float({})", "bf16": "from_bf16({})", "u8": "int({})", "bool": "({} != 0)"}
-_STORE = {"f16": "half({})", "bf16": "to_bf16({})", "u8": "uchar({})", "bool": "uchar({})"}
-_SYMBOL = {"add": "+", "sub": "-", "mul": "*", "div": "/", "idiv": "/", "irem": "%"}
-_SYMBOL |= {"eq": "==", "ne": "!=", "lt": "<", "le": "<="}
-_LOGIC = {"and": ("&", "&&"), "or": ("|", "||"), "xor": ("^", "!=")}
 _PARTS = 1024  # bytes of threadgroup memory kept for the merging of folds
-_LONGEST = 72  # characters of an expression before it gets a name
-_RESERVED = frozenset(
-    """alignas asm auto bool break case catch char class const constant constexpr continue default
-    delete device do double else enum explicit extern false float for fragment goto half if index_t
-    inline int kernel long metal namespace new operator params private protected public register
-    return short signed sizeof static struct switch template this thread threadgroup throw true try
-    typedef typename uchar uindex_t uint ulong union unsigned ushort using vec vertex virtual void
-    volatile while COUNT FUNC GROUP IN KERNEL LANE LOCAL LOCAL_SPAN OUT PARAM PARAMS SIMDGROUP
-    THREAD UNROLL""".split()  # noqa: SIM905
-)
-
 
 def is_flat(kernel: Kernel) -> bool:
     """Whether each thread has an element (or a row) of its own."""
@@ -102,7 +62,10 @@ def grid(kernel: Kernel, params: Mapping[str, float], width: int = 256) -> int:
         assert isinstance(last, Loop)
         count = max(0, uniform(last.stop, params) - uniform(last.start, params))
     group = group_size(kernel, width)
-    return -(-count * (1 if is_flat(kernel) else width) // group) * group
+    if not is_flat(kernel):
+        return -(-count * width // group) * group
+    each = PACK if can_pack(kernel, True) else 1
+    return -(-count // (each * group)) * group
 
 
 def _teams(width: int) -> int:
@@ -113,12 +76,12 @@ def _teams(width: int) -> int:
 def local_capacity(kernel: Kernel, width: int = 256) -> dict[str, int]:
     """Elements that each local buffer holds in a kernel printed without `local_sizes`."""
     sizes = {b: int(b.size.attr) for b in kernel.locals if b.size and b.size.op == "const"}
-    known = sum(n * _BYTES[MEMORY[b.dtype]] + 16 for b, n in sizes.items())
+    known = sum(n * BYTES[MEMORY[b.dtype]] + 16 for b, n in sizes.items())
     left = GROUP_MEMORY - _PARTS - known * _teams(width)
     unknown = [b for b in kernel.locals if b not in sizes]
     for b in unknown:
         share = max(0, left) // (len(unknown) * _teams(width)) // 16 * 16
-        sizes[b] = share // _BYTES[MEMORY[b.dtype]]
+        sizes[b] = share // BYTES[MEMORY[b.dtype]]
     return {b.name: n for b, n in sizes.items()}
 
 
@@ -190,8 +153,7 @@ def body(kernel: Kernel, name: str, width: int, local_sizes: Mapping[str, int]) 
     """The text of a kernel below its prelude, the same in both dialects."""
     if width not in (SIMD, 256):
         raise KernelError(f"a row has a team of 32 or 256 threads, not {width}")
-    printer = Printer(kernel.buffers, kernel.params, is_flat(kernel), width)
-    printer.hazards = Hazards(kernel)
+    printer = Printer(kernel, width)
     capacity = {**local_capacity(kernel, width), **local_sizes}
     for b in kernel.locals:
         printer.local(b, capacity[b.name], _teams(width))
@@ -199,278 +161,63 @@ def body(kernel: Kernel, name: str, width: int, local_sizes: Mapping[str, int]) 
     return printer.text(name, group_size(kernel, width))
 
 
-class _Block:
-    """Lines between two braces, and the names of what was evaluated there."""
+class Printer(KernelText):
+    """Prints the statements of a kernel."""
 
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.names: dict[tuple[object, ...], str] = {}
-        self.declared: set[str] = set()
-
-
-class Printer:
-    """Prints statements; expressions are named where they are used again or belong further out."""
-
-    def __init__(
-        self,
-        buffers: tuple[Buffer, ...],
-        params: tuple[Expr, ...],
-        flat: bool,
-        width: int,
-        reserved: Iterable[str] = (),
-    ):
-        if len(buffers) + 1 > MAX_BUFFERS:
-            raise KernelError(f"{len(buffers)} buffers and the parameters: Metal has {MAX_BUFFERS}")
-        self.buffers, self.params, self.flat, self.width = buffers, params, flat, width
-        self.hazards: Hazards | None = None
-        self.chain = [_Block()]
-        self.alone = flat  # whether threads go separate ways here
-        self.env: dict[tuple[str, str], tuple[str, int]] = {}  # (op, name) -> (text, depth)
-        self.taken = {*_RESERVED, *reserved}
-        self.memo: dict[Expr, Expr] = {}
-        self.keys: dict[Expr, int] = {}
-        self.interned: dict[tuple[object, ...], int] = {}
-        self.uses: dict[int, int] = {}
-        self.written: set[Buffer] = {b for b in buffers if b.written}
-        self.load_floor = 0
-        self.epoch = 0
-        self.arrays: list[str] = []
-        self.group_bytes = 0
-        self.parts: dict[str, str] = {}
-        self.folds = 0
-        self.temps = 0
-        for p in params:
-            self.env["param", p.attr] = (self.unique(p.attr), 0)
-        self.c_names: dict[Buffer, str] = {b: self.unique(b.name) for b in buffers}
-
-    # -- names and blocks
-
-    def unique(self, name: str, depth: int = -1) -> str:
-        """`name` as an identifier that nothing visible has, for a block of the chain (this one)."""
-        base = re.sub(r"\W", "_", name)
-        base = base if not base[:1].isdigit() else f"_{base}"
-        text, n = base, 1
-        while text in self.taken:
-            n += 1
-            text = f"{base}_{n}"
-        self.taken.add(text)
-        self.chain[depth].declared.add(text)
-        return text
-
-    def line(self, text: str, depth: int | None = None) -> None:
-        depth = len(self.chain) - 1 if depth is None else depth
-        self.chain[depth].lines.append("    " * (depth + 1) + text)
-
-    @contextmanager
-    def block(self, header: str) -> Iterator[_Block]:
-        """What is printed within stands in braces after `header`; its names end with it."""
-        inner, outer, env = _Block(), self.chain[-1], dict(self.env)
-        self.chain.append(inner)
-        yield inner
-        self.chain.pop()
-        self.env = env
-        self.taken -= inner.declared
-        pad = "    " * len(self.chain)
-        outer.lines += [*(pad + h for h in header.split("\n")), *inner.lines, pad + "}"]
-        outer.lines[-len(inner.lines) - 2] += " {"
-
-    def local(self, b: Buffer, count: int, teams: int) -> None:
-        """Threadgroup memory of a local buffer: one span for each team of the group."""
-        self.written.add(b)
-        self.c_names[b] = name = self.unique(b.name)
-        every = self.array(MEMORY[b.dtype], name if teams == 1 else f"{name}_all", count * teams)
-        if teams > 1:
-            self.arrays.append(f"    LOCAL_SPAN({MEMORY[b.dtype]}, {name}, {every}, {count});")
-
-    def array(self, ctype: str, name: str, count: int) -> str:
-        self.group_bytes += (_BYTES[ctype] * count + 15) // 16 * 16
-        if self.group_bytes > GROUP_MEMORY:
-            raise KernelError(
-                f"{self.group_bytes} bytes of threadgroup memory for {name} and others"
-            )
-        self.arrays.append(f"    LOCAL({ctype}, {name}, {count});")
-        return name
-
-    def text(self, name: str, group: int | str) -> str:
-        """The whole kernel, once its statements are printed."""
-        args = [
-            f"{'OUT' if b.written else 'IN'}({MEMORY[b.dtype]}, {self.c_names[b]}, {i})"
-            for i, b in enumerate(self.buffers)
-        ]
-        words = len(self.params) + len(self.buffers)
-        signature = ",\n        ".join([*args, f"PARAMS({len(self.buffers)}, {words})"])
-        lines = self.chain[0].lines
-        head = []
-        for i, b in enumerate(self.buffers):
-            head.append(f"    {self.c_names[b]} += PARAM({len(self.params) + i});")
-        for i, p in enumerate(self.params):
-            c_name = self.env["param", p.attr][0]
-            if any(re.search(rf"\b{c_name}\b", line) for line in lines):
-                word = f"PARAM({i})"
-                read = {"f32": f"as_float({word})", "bool": f"{word} != 0"}
-                value = read.get(p.dtype, f"{_VALUE[p.dtype]}({word})")
-                head.append(f"    const {_VALUE[p.dtype]} {c_name} = {value};")
-        first = f"KERNEL({name}, {group})(\n        {signature}) {{"
-        return "\n".join([first, *head, *self.arrays, *lines, "}", ""])
-
-    # -- expressions
-
-    def key(self, e: Expr) -> int:
-        """A number that structurally equal expressions share; counts how often each is used."""
-        for n in nodes_of(e):
-            if n not in self.keys:
-                attr = (type(n.attr), repr(n.attr)) if n.op == "const" else n.attr
-                shape = (n.op, n.dtype, attr, *(self.keys[a] for a in n.args))
-                known = shape in self.interned
-                self.keys[n] = self.interned.setdefault(shape, len(self.interned))
-                for a in () if known else n.args:
-                    self.uses[self.keys[a]] = self.uses.get(self.keys[a], 0) + 1
-        return self.keys[e]
-
-    def prepare(self, e: Expr) -> Expr:
-        """The expression as printed: erf is written out, and its uses are counted."""
-        e = expand(e, ("erf",), self.memo)
-        k = self.key(e)
-        self.uses[k] = self.uses.get(k, 0) + 1
-        return e
-
-    def prepare_all(self, body: tuple[Stmt, ...]) -> None:
-        for s in walk(body):
-            for e in exprs_of(s):
-                if not (isinstance(s, Fold) and e in s.merge):
-                    self.prepare(e)
-
-    def expr(self, e: Expr) -> str:
-        """The text of a value here; what is shared is named, as far out as it can stand."""
-        e = expand(e, ("erf",), self.memo)
-        self.key(e)
-        here = len(self.chain) - 1
-        nodes = nodes_of(e)
-        depth, volatile = self.depths(nodes, here)
-        moved = {a for n in nodes for a in n.args if depth[a] < depth[n]}  # out of a loop
-        if depth[e] < here:
-            moved.add(e)
-        text: dict[Expr, str] = {}
-        for n in nodes:
-            if n.op in ("param", "index", "var"):
-                text[n] = self.env[n.op, n.attr][0]
-                continue
-            if n.op == "const":
-                text[n] = _const(n)
-                continue
-            k = self.keys[n]
-            key = (k, self.epoch) if n in volatile else (k,)
-            named = next((b.names[key] for b in reversed(self.chain) if key in b.names), None)
-            if named is None:
-                written = self.operation(n, [text[a] for a in n.args])
-                again = n in moved or self.uses.get(k, 0) > 1
-                if again or (len(written) > _LONGEST and n is not e):
-                    named = self.unique(f"t{self.temps}", depth[n])
-                    self.temps += 1
-                    self.chain[depth[n]].names[key] = named
-                    self.line(f"const {_VALUE[n.dtype]} {named} = {_bare(written)};", depth[n])
-            text[n] = named or written
-        return text[e]
-
-    def depths(self, nodes: list[Expr], here: int) -> tuple[dict[Expr, int], set[Expr]]:
-        """The outermost block where each expression can stand, and which of them load memory that
-        the kernel writes: those stand here."""
-        depth: dict[Expr, int] = {}
-        volatile: set[Expr] = set()
-        for n in nodes:
-            if n.op in ("param", "index", "var"):
-                depth[n] = self.env[n.op, n.attr][1]
-                continue
-            level = max((depth[a] for a in n.args), default=0)
-            if n.op == "load":
-                level = max(level, self.load_floor)
-            if (n.op == "load" and n.attr in self.written) or any(a in volatile for a in n.args):
-                volatile.add(n)
-                level = here
-            depth[n] = level
-        return depth, volatile
-
-    def operation(self, n: Expr, a: list[str]) -> str:
-        op, dtype = n.op, n.dtype
-        if dtype not in _VALUE:
-            raise KernelError(f"{dtype} on a GPU: {n}")
-        ctype, unsigned = _VALUE[dtype], _UNSIGNED.get(dtype, "")
-        if op == "load":
-            element = f"{self.c_names[n.attr]}[{_bare(a[0])}]"
-            value = LOAD.get(n.attr.dtype, "{}").format(element)
-            zero = {"f32": "0.0f", "bool": "false"}.get(dtype, "0")
-            return f"({a[1]} ? {value} : {zero})" if len(a) > 1 else value
-        if op in MATH or op == "fma" or (op == "abs" and dtype == "f32"):
-            return f"math_{op}({', '.join(map(_bare, a))})"
-        if op in ("eq", "ne") and n.args[0].dtype == "f32" and a[0] == a[1]:
-            return f"is_nan({_bare(a[0])})" if op == "ne" else f"(!is_nan({_bare(a[0])}))"
-        if op in ("add", "sub", "mul") and dtype == "i32":  # wraps around, as unsigned numbers do
-            return f"int(uint({_bare(a[0])}) {_SYMBOL[op]} uint({_bare(a[1])}))"
-        if op in ("idiv", "irem") and dtype == "i32" and not _plain_divisor(n.args[1]):
-            return f"int_{op[1:]}({_bare(a[0])}, {_bare(a[1])})"  # addresses have no such divisors
-        if op in _SYMBOL:
-            return f"({a[0]} {_SYMBOL[op]} {a[1]})"
-        if op in ("min", "max"):
-            f = f"{op}_nan" if dtype == "f32" else f"int_{op}<{ctype}>"
-            return f"{f}({_bare(a[0])}, {_bare(a[1])})"
-        if op in _LOGIC:
-            return f"({a[0]} {_LOGIC[op][dtype == 'bool']} {a[1]})"
-        if op in ("shl", "shr", "sar"):
-            fits = n.args[1].op == "const" and 0 <= n.args[1].attr < 32
-            by = a[1] if fits else f"({a[1]} & int(8 * sizeof({ctype}) - 1))"
-            if op == "sar":
-                return f"({ctype}({_bare(a[0])}) >> {by})"
-            return f"{ctype}({unsigned}({_bare(a[0])}) {'<<' if op == 'shl' else '>>'} {by})"
-        if op == "select":
-            return f"({a[0]} ? {a[1]} : {a[2]})"
-        if op == "neg":
-            return f"int(0u - uint({_bare(a[0])}))" if dtype == "i32" else f"(-{a[0]})"
-        if op == "abs":
-            return f"int_abs<{ctype}>({_bare(a[0])})"
-        if op == "not":
-            return f"({'!' if dtype == 'bool' else '~'}{a[0]})"
-        if op == "bitcast":
-            return f"as_{ctype}({_bare(a[0])})"
-        assert op == "cast", op
-        if n.args[0].dtype == "f32" and dtype in ("i32", "i64"):
-            return f"to_{dtype}({_bare(a[0])})"
-        return f"({a[0]} != 0)" if dtype == "bool" else f"{ctype}({_bare(a[0])})"
+    def __init__(self, kernel: Kernel, width: int, reserved: Iterable[str] = ()):
+        super().__init__(kernel.buffers, kernel.params, reserved)
+        self.width, self.flat = width, is_flat(kernel)
+        self.alone = self.flat
+        """Whether threads go their own ways here: within a vector loop, or everywhere."""
+        self.packed = can_pack(kernel, self.flat)
+        self.hazards = Hazards(kernel)
+        self.thread = "LANE" if width == SIMD else "THREAD"
+        self._parts: dict[str, str] = {}
+        self._folds = 0
 
     # -- statements
 
     def top(self, body: tuple[Stmt, ...]) -> None:
         """A kernel's body: what is uniform, then the range, of which this team takes one turn."""
-        self.prepare_all(body)
+        for s in walk(body):
+            merge = s.merge if isinstance(s, Fold) else ()
+            self.count(e for e in exprs_of(s) if e not in merge)
         self.statements(body[:-1])
         last = body[-1]
-        per_group = _teams(self.width)
         if self.flat:
             place = f"index_t(GROUP) * {FLAT_GROUP} + index_t(THREAD)"
+        elif self.width == SIMD:
+            place = f"index_t(GROUP) * {TEAMS} + SIMDGROUP"
         else:
-            place = "index_t(GROUP)" + (f" * {per_group} + SIMDGROUP" if per_group > 1 else "")
-        if isinstance(last, Loop):
-            start, stop = self.expr(last.start), self.expr(last.stop)
-            row = self.unique(last.index.attr)
-            base = "" if start == "0" else f"{start} + "
-            self.line(f"const index_t {row} = {base}{place};")
-            self.line(f"if ({row} >= {stop}) return;")
+            place = "index_t(GROUP)"
+        if isinstance(last, Split):
+            self.split(last, place)
+            return
+        assert isinstance(last, Loop)
+        start, stop = self.expr(last.start), self.expr(last.stop)
+        if self.flat and self.packed:
+            place = f"({place}) * {PACK}"
+        row = self.unique(last.index.attr)
+        self.line(f"const index_t {row} = {'' if start == '0' else f'{start} + '}{place};")
+        self.line(f"if ({row} >= {stop}) return;")
+        if self.flat and self.packed:
+            self.pack(last, row, start, stop)
+        else:
             self.env["index", last.index.attr] = (row, 0)
             self.statements(last.body)
-            return
-        assert isinstance(last, Split)
+
+    def split(self, s: Split, place: str) -> None:
         at, first = self.unique("at"), "0"
         self.line(f"const index_t {at} = {place};")
-        for count, part in zip(last.counts, last.bodies, strict=True):
+        for count, part in zip(s.counts, s.bodies, strict=True):
             end = self.unique("end")
             counted = self.expr(count)
-            self.line(
-                f"const index_t {end} = {counted if first == '0' else f'{first} + {counted}'};"
-            )
+            self.line(f"const index_t {end} = {counted if first == '0' else f'{first} + {counted}'};")
             with self.block(f"if ({at} < {end})"):
                 self.load_floor = len(self.chain) - 1
-                row = self.unique(last.index.attr)
+                row = self.unique(s.index.attr)
                 self.line(f"const index_t {row} = {at if first == '0' else f'{at} - {first}'};")
-                self.env["index", last.index.attr] = (row, self.load_floor)
+                self.env["index", s.index.attr] = (row, self.load_floor)
                 self.statements(part)
                 self.line("return;")
             first = end
@@ -483,7 +230,7 @@ class Printer:
             elif isinstance(s, Store | Check):
                 self.effect(s)
             elif isinstance(s, Barrier):
-                if self.alone or self.hazards is None:
+                if self.alone:
                     raise KernelError("a barrier where threads go their own ways")
                 self.hazards.clear(False)
                 self.wait(False)
@@ -493,18 +240,18 @@ class Printer:
     def effect(self, s: Store | Check) -> None:
         """A store or a check: by one thread, where all run alike."""
         self.guard(s)
-        condition = [] if self.alone else [f"{'LANE' if self.width == SIMD else 'THREAD'} == 0"]
+        condition = [] if self.alone else [f"{self.thread} == 0"]
         if isinstance(s, Check):
             condition.append(f"!{self.expr(s.ok)}")
-            action = f"COUNT({self.c_names[s.status]}, {_bare(self.expr(s.slot))})"
+            action = f"COUNT({self.c_names[s.status]}, {bare(self.expr(s.slot))})"
         else:
             if s.where is not None:
                 condition.append(self.expr(s.where))
-            value = _STORE.get(s.buffer.dtype, "{}").format(_bare(self.expr(s.value)))
-            action = f"{self.c_names[s.buffer]}[{_bare(self.expr(s.at))}] = {value}"
+            value = STORE.get(s.buffer.dtype, "{}").format(bare(self.expr(s.value)))
+            action = f"{self.c_names[s.buffer]}[{bare(self.expr(s.at))}] = {value}"
         both = " && ".join(condition)
         self.line(
-            f"if ({_bare(both) if len(condition) == 1 else both}) {action};"
+            f"if ({bare(both) if len(condition) == 1 else both}) {action};"
             if both
             else f"{action};"
         )
@@ -520,30 +267,35 @@ class Printer:
             inits = [self.expr(e) for e in s.init]
             accs = [self.unique(v.attr) for v in s.acc]
             for v, name, init in zip(s.acc, accs, inits, strict=True):
-                self.line(f"{_VALUE[v.dtype]} {name} = {_bare(init)};")
+                self.line(f"{VALUE[v.dtype]} {name} = {bare(init)};")
         i = self.unique(s.index.attr)
-        first = start
+        i = self.unique(s.index.attr)
+        each = PACK if vector and self.packed else 1
+        first, step = start, f"{i}++"
         if vector:
-            thread = "LANE" if self.width == SIMD else "THREAD"
-            first = thread if start == "0" else f"{start} + {thread}"
-        step = f"{i} += {self.width}" if vector else f"{i}++"
-        header = f"for (index_t {i} = {_bare(first)}; {i} < {stop}; {step})"
+            mine = self.thread if each == 1 else f"index_t({self.thread}) * {each}"
+            first = mine if start == "0" else f"{start} + {mine}"
+            step = f"{i} += {self.width * each}"
+        header = f"for (index_t {i} = {bare(first)}; {i} < {stop}; {step})"
         outer = self.alone
         self.alone = outer or vector
-        before = self.hazards.enter(s) if self.hazards and not self.alone else None
+        before = None if self.alone else self.hazards.enter(s)
         with self.block(f"UNROLL\n{header}" if s.kind == "unrolled" else header):
             inside = len(self.chain) - 1
-            self.env["index", s.index.attr] = (i, inside)
             if isinstance(s, Fold):
                 for v, name in zip(s.acc, accs, strict=True):
                     self.env["var", v.attr] = (name, inside)
-            self.statements(s.body)
-            if isinstance(s, Fold):
-                self.epoch += 1
-                self.guard_exprs(s.step)
-                self.assign(accs, s.step)
+            if each > 1:
+                self.pack(s, i, start, stop, accs)
+            else:
+                self.env["index", s.index.attr] = (i, inside)
+                self.statements(s.body)
+                if isinstance(s, Fold):
+                    self.epoch += 1
+                    self.guard_exprs(s.step)
+                    self.assign(accs, s.step)
         self.alone = outer
-        if self.hazards and before is not None:
+        if before is not None:
             self.hazards.leave(before)
         if isinstance(s, Fold):
             for v, name in zip(s.acc, accs, strict=True):
@@ -551,13 +303,26 @@ class Printer:
             if vector:
                 self.merge(s, accs)
 
+    def pack(self, s: Loop | Fold, i: str, start: str, stop: str, accs: Sequence[str] = ()) -> None:
+        """Four turns of a loop from `i` on, its memory read before them and stored after them."""
+        outside = len(self.chain) - (1 if s.kind == "flat" else 2)
+        by: dict[Expr, Expr] = {}
+        packs: dict[tuple[Buffer, str], str] = {}
+        aligned: list[str] = []
+        stores = [x for x in s.body if isinstance(x, Store)]
+        for place, buffer, loaded in (
+            *((n.args[0], n.attr, n) for n in packed_loads(s)),
+            *((x.at, x.buffer, None) for x in stores if x.where is None),
+        ):
+            self.env["index", s.index.attr] = (i, len(self.chain) - 1)
+            at = self.expr(place)
     def assign(self, accs: list[str], values: tuple[Expr, ...]) -> None:
         """All accumulators at once."""
-        texts = [_bare(self.expr(e)) for e in values]
+        texts = [bare(self.expr(e)) for e in values]
         if len(accs) > 1:
             nexts = [self.unique(f"{name}_next") for name in accs]
             for e, name, text in zip(values, nexts, texts, strict=True):
-                self.line(f"const {_VALUE[e.dtype]} {name} = {text};")
+                self.line(f"const {VALUE[e.dtype]} {name} = {text};")
             texts = nexts
         for name, text in zip(accs, texts, strict=True):
             self.line(f"{name} = {text};")
@@ -575,7 +340,7 @@ class Printer:
             ordinal = sum(a.dtype == v.dtype for a in s.acc[:i])
             slot = f"part_{v.dtype}_{turn}" + (f"_{ordinal}" if ordinal else "")
             if slot not in self.parts:
-                self.parts[slot] = self.array(_VALUE[v.dtype], self.unique(slot, 0), simds)
+                self.parts[slot] = self.array(VALUE[v.dtype], self.unique(slot, 0), simds)
             parts.append(self.parts[slot])
         assert self.hazards is not None
         self.wait(self.hazards.record([(f"parts {turn}", "all")]))
@@ -593,7 +358,7 @@ class Printer:
             inside = len(self.chain) - 1
             symmetric = all(_symmetric(*x) for x in zip(s.merge, s.left, s.right, strict=True))
             for left, right, acc in zip(s.left, s.right, accs, strict=True):
-                ctype, other = _VALUE[left.dtype], self.unique(f"{acc}_other")
+                ctype, other = VALUE[left.dtype], self.unique(f"{acc}_other")
                 self.line(f"const {ctype} {other} = lane_xor({acc}, {d});")
                 sides = (acc, other)
                 if not symmetric:
@@ -629,38 +394,3 @@ def _symmetric(e: Expr, left: Expr, right: Expr) -> bool:
     return plain and all(a.op == "var" for a in e.args) and tuple(a.attr for a in e.args) in sides
 
 
-def _plain_divisor(e: Expr) -> bool:
-    return e.op == "const" and e.attr not in (0, -1)
-
-
-def _bare(text: str) -> str:
-    """Without the parentheses around all of it."""
-    if not text.startswith("("):
-        return text
-    open_ = 0
-    for i, c in enumerate(text):
-        open_ += (c == "(") - (c == ")")
-        if open_ == 0:
-            return text[1:-1] if i == len(text) - 1 else text
-    return text
-
-
-def _const(e: Expr) -> str:
-    if e.dtype == "bool":
-        return "true" if e.attr else "false"
-    if e.dtype in ("i32", "i64"):
-        value = int(e.attr)
-        if value == -(2**31):  # the literal would be a long
-            return f"{_VALUE[e.dtype]}(-2147483647 - 1)"
-        return str(value) if value >= 0 else f"({value})"
-    if e.dtype != "f32":
-        raise KernelError(f"{e.dtype} on a GPU: {e}")
-    (bits,) = struct.unpack("<I", struct.pack("<f", e.attr))
-    if bits & 0x7F800000 == 0x7F800000:
-        return f"as_float(0x{bits:08x}u)"
-    for digits in range(6, 10):
-        text = f"{e.attr:.{digits}g}"
-        if struct.pack("<f", float(text)) == struct.pack("<f", e.attr):
-            break
-    text += "f" if "." in text or "e" in text else ".0f"
-    return f"({text})" if text.startswith("-") else text

@@ -12,15 +12,15 @@ from tensorlogic import settings
 from tensorlogic.codegen.emit import Module
 from tensorlogic.codegen.llvm import emit_kernel
 from tensorlogic.codegen.llvm_matmul import libraries, matmul_kernel, units
-from tensorlogic.devices.native import Launch, compile_module, host, threads
 from tensorlogic.devices.errors import value_error
+from tensorlogic.devices.native import Launch, compile_module, host, threads
 from tensorlogic.devices.plans import CheckFailed, Plan, leaf_key, plan_key, result_data
 from tensorlogic.graph import Node, inline_calls, topological
 from tensorlogic.kernels.check import check_kernel
 from tensorlogic.kernels.ir import Kernel, kernel_text
 from tensorlogic.kernels.spec import Matmul, matmul_text
-from tensorlogic.schedule.emit import Step
 from tensorlogic.ops import CONVERT
+from tensorlogic.schedule.emit import Step
 from tensorlogic.schedule.fuse import schedule
 
 MAX_PLANS = 512

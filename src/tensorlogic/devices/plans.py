@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorlogic.devices.native import Launch, Program, entry
+from tensorlogic.devices.native import Program, entry
 from tensorlogic.graph import Node
 from tensorlogic.kernels.ir import Kernel
 from tensorlogic.schedule.emit import Step

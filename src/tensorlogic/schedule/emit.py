@@ -28,7 +28,7 @@ from tensorlogic.kernels.ir import (
     param,
     var,
 )
-from tensorlogic.kernels.spec import BATCH, COL, MATMUL_PARAMS, ROW, Matmul
+from tensorlogic.kernels.spec import BATCH, COL, ROW, Matmul
 from tensorlogic.schedule.affine import Affine, LoopVar, collapse
 from tensorlogic.schedule.lower import BufferRef, CheckRecord, FoldRecord, Lowering, Materialise
 

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 
 from tensorlogic import ops
+from tensorlogic.dtypes import float32, int32
 from tensorlogic.graph import Node
 from tensorlogic.kernels import ir
 from tensorlogic.kernels.ir import Fold, Loop, Store, binary, var
-from tensorlogic.dtypes import float32, int32
-from tensorlogic.schedule.emit import ZERO64, Emitter, Loops, Step
 from tensorlogic.schedule.affine import LoopVar
+from tensorlogic.schedule.emit import ZERO64, Emitter, Loops, Step
 from tensorlogic.schedule.lower import BufferRef, Lowering
 
 PARTS = 64

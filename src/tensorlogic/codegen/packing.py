@@ -1,0 +1,68 @@
+"""Which kernels move four elements at once: each thread takes four neighbours of a vector loop."""
+
+from __future__ import annotations
+
+from tensorlogic.kernels.ir import Expr, Fold, Kernel, Loop, Store, nodes_of, walk
+
+PACK = 4
+
+
+def can_pack(kernel: Kernel, flat: bool) -> bool:
+    """Whether every loop that threads share out walks over memory element by element.
+
+    All of them or none: each thread must find in local memory what it put there itself.
+    """
+    if flat:
+        loops = [s for s in kernel.body if isinstance(s, Loop) and s.kind == "flat"]
+        return len(loops) == 1 and _walks(loops[0])
+    shared = [s for s in walk(kernel.body) if isinstance(s, Loop | Fold) and s.kind == "vector"]
+    return bool(shared) and all(_walks(s) for s in shared)
+
+
+def _walks(loop: Loop | Fold) -> bool:
+    """Whether the loop can compute four turns ahead of its bounds: it only loads and stores in
+    steps of one, or what does not depend on the turn."""
+    name = loop.index.attr
+    stores = [s for s in loop.body if isinstance(s, Store)]
+    if len(stores) != len(loop.body) or (isinstance(loop, Fold) and stores):
+        return False
+    if not all(in_steps_of_one(s.at, name) for s in stores):
+        return False
+    loaded = packed_loads(loop)
+    for load in loaded:
+        if len(load.args) > 1 or not in_steps_of_one(load.args[0], name):
+            return False
+    stored = {s.buffer for s in stores}
+    return len(stores) < 2 or not any(load.attr in stored for load in loaded)
+
+
+def packed_loads(loop: Loop | Fold) -> list[Expr]:
+    """The loads of a loop's body that differ from turn to turn, each object once."""
+    stores = [s for s in loop.body if isinstance(s, Store)]
+    roots = [e for s in stores for e in (s.at, s.value, s.where) if e is not None]
+    roots += loop.step if isinstance(loop, Fold) else ()
+    return [n for n in nodes_of(*roots) if n.op == "load" and depends(n, loop.index.attr)]
+
+
+def depends(e: Expr, index: str) -> bool:
+    return any(n.op == "index" and n.attr == index for n in nodes_of(e))
+
+
+def in_steps_of_one(e: Expr, index: str) -> bool:
+    """Whether an address is the index plus something that does not depend on it."""
+    if e.op == "index":
+        return bool(e.attr == index)
+    if e.op == "sub":
+        return in_steps_of_one(e.args[0], index) and not depends(e.args[1], index)
+    having = [a for a in e.args if depends(a, index)]
+    return e.op == "add" and len(having) == 1 and in_steps_of_one(having[0], index)
+
+
+def replaced(e: Expr, by: dict[Expr, Expr], memo: dict[Expr, Expr]) -> Expr:
+    """The expression with some of its nodes put in place of others."""
+    for n in nodes_of(e):
+        if n not in memo:
+            args = tuple(memo[a] for a in n.args)
+            same = all(a is b for a, b in zip(args, n.args, strict=True))
+            memo[n] = by.get(n) or (n if same else Expr(n.op, n.dtype, args, n.attr))
+    return memo[e]
