@@ -51,7 +51,8 @@ class DType(type):
         if cls.name in _ML_DTYPES:
             import ml_dtypes
 
-            return np.dtype(getattr(ml_dtypes, cls.name))
+            found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, cls.name))
+            return found
         return np.dtype(cls.name)
 
 
@@ -171,7 +172,7 @@ DTYPES: dict[str, DType] = {
 
 
 def as_dtype(value: Any) -> DType:
-    """The dtype that `value` names: a dtype, its name, a NumPy dtype or scalar type, float, int, bool.
+    """The dtype that `value` names: a dtype, its name, a NumPy dtype, or float, int, bool.
 
     >>> import numpy as np
     >>> as_dtype("float16"), as_dtype(np.float32), as_dtype(bool)
@@ -200,7 +201,7 @@ def as_dtype(value: Any) -> DType:
     raise DTypeError(f"unknown dtype {value!r}; the dtypes are {known}")
 
 
-_PROMOTION = {
+_PROMOTION: dict[tuple[DType, DType], DType] = {
     (bool_, bool_): bool_,
     (bool_, int32): int32,
     (int32, int32): int32,

@@ -24,8 +24,8 @@ class Op:
     """One op.
 
     kind: "elementwise", "reduce", or the name of a lowering of its own. accepts: which dtypes it
-    takes, "float", "number" (float or int), "bool", "any". result: "same" as the common dtype of its
-    arguments, or "bool" or "int32". expr: elementwise, argument expressions to the result. numpy: the
+    takes, "float", "number" (float or int), "bool", "any". result: "same" as the common dtype of
+    its arguments, or "bool" or "int32". expr: argument expressions to the result. numpy: the
     reference, on arrays of float64 or float32 alike. domain: the range of its test inputs.
     ulps: the tolerance in float32 against float64. special: what holds of NaN and infinities.
     """
@@ -208,12 +208,13 @@ for _name, _symbol, _doc, _expr, _numpy in (
         special="every comparison with NaN but != is false",
     )
 
-for _name, _symbol, _doc, _expr, _numpy in (
+_LOGIC: tuple[tuple[str, str, str, Callable[..., Expr], Callable[..., Any]], ...] = (
     ("logical_and", "&", "Both, of bools.", lambda a, b: a & b, np.logical_and),
     ("logical_or", "|", "Either, of bools.", lambda a, b: a | b, np.logical_or),
     ("logical_xor", "^", "One but not both, of bools.", lambda a, b: a ^ b, np.logical_xor),
-):
-    _elementwise(_name, _doc, _expr, _numpy, arity=2, accepts="bool", symbol=_symbol)
+)
+for _name, _symbol, _doc, _expr, _logic in _LOGIC:
+    _elementwise(_name, _doc, _expr, _logic, arity=2, accepts="bool", symbol=_symbol)
 _elementwise(
     "logical_not",
     "The other bool.",

@@ -55,7 +55,7 @@ class Memory:
             import ctypes
 
             span = (ctypes.c_uint8 * (high - low)).from_address(low)
-            base = np.frombuffer(span, np.uint8)
+            base = np.frombuffer(memoryview(span), np.uint8)
         return cls(base, array, False), start - low
 
     def view(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from math import ceil
 
 import ml_dtypes
 import numpy as np
@@ -219,7 +220,7 @@ def test_units_are_even_and_cover_the_product():
         assert work == -(-m // tile.strip) * -(-n // tile.nb) * batches
         assert 1 <= chunk <= tile.strips
         assert scratch == tile.scratch_bytes
-        turns = -(-(-(-work // chunk)) // threads)
+        turns = ceil(ceil(work / chunk) / threads)
         assert turns * chunk <= max(work / threads * 1.5, tile.strips)
 
 

@@ -1,4 +1,4 @@
-"""Only kernels are compiled, and a plan is data: what must not lead to new kernels, and does not."""
+"""Only kernels are compiled, and a plan is data: what must not lead to new kernels."""
 
 from __future__ import annotations
 

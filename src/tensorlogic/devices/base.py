@@ -119,8 +119,9 @@ for _name, _factory in (
 def resolve(name: str | None, missing_ok: bool = False) -> str | None:
     """The label that tensors of a device carry; None is uncommitted.
 
-    "gpu" is the best accelerator; where there is none it stays "gpu", runs on the CPU and warns once.
-    Raises DeviceError for an unknown or absent device; with missing_ok an unknown name gives None.
+    "gpu" is the best accelerator; where there is none it stays "gpu", runs on the CPU and warns
+    once. Raises DeviceError for an unknown or absent device; with missing_ok an unknown name gives
+    None.
     """
     if name is None:
         return None

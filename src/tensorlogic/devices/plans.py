@@ -1,9 +1,9 @@
 """Plans: a schedule made ready to run, with everything in it that does not change between runs.
 
-A plan is made once for a structure (ops, shapes, layouts, which leaves share memory) and kept. A run
-takes one of the plan's programs, patches the addresses of leaves and results and the Python numbers,
-and lets the native runner walk it. The arena of intermediates belongs to the program, and a program
-to one run at a time; results own their memory.
+A plan is made once for a structure (ops, shapes, layouts, which leaves share memory) and kept. A
+run takes one of the plan's programs, patches the addresses of leaves and results and the Python
+numbers, and lets the native runner walk it. The arena of intermediates belongs to the program, and
+a program to one run at a time; results own their memory.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def leaf_key(leaves: Sequence[Node]) -> list[Any]:
             parts.append((n.dtype, n.weak))
         else:
             alias = memories.setdefault(id(d.memory), len(memories))
-            parts.append((n.shape, n.dtype, d.storage, d.offset, d.strides, alias, may_overwrite(n)))
+            layout = (n.shape, n.dtype, d.storage, d.offset, d.strides)
+            parts.append((*layout, alias, may_overwrite(n)))
     return parts
 
 
@@ -256,5 +257,3 @@ def _number_word(value: float | int | bool | None, dtype: str) -> int:
 
 def result_data(memory: Memory, node: Node) -> Strided:
     return Strided(memory, node.dtype.name, 0, contiguous_strides(node.shape))
-
-

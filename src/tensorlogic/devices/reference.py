@@ -1,7 +1,7 @@
 """The reference device: NumPy, op by op. It is the definition of right, not of fast.
 
-Arithmetic is float32; each op's result is rounded to its dtype, and since public functions keep their
-intermediates in float32, that is once for each public function.
+Arithmetic is float32; each op's result is rounded to its dtype, and since public functions keep
+their intermediates in float32, that is once for each public function.
 """
 
 from __future__ import annotations

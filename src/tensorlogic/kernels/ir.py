@@ -13,9 +13,10 @@ Loop kinds, and what they become (CPU | GPU):
     unrolled   repeated text; the bounds are constants          | the same
 
 A `Fold` is a loop that carries accumulators. Its initial values are identities of `merge`, so that
-a vector fold may run lanes (or threads) apart and merge them at the end, in any order. After it, its
-accumulators hold the result. A scan is a serial fold whose body stores; nested statements in a fold's
-body (inner folds, loops) run before its `step` is evaluated, with the accumulators of the last turn.
+a vector fold may run lanes (or threads) apart and merge them at the end, in any order. After it,
+its accumulators hold the result. A scan is a serial fold whose body stores; nested statements in a
+fold's body (inner folds, loops) run before its `step` is evaluated, with the accumulators of the
+last turn.
 """
 
 from __future__ import annotations
@@ -145,16 +146,18 @@ def binary(op: str, x: Expr, y: Any) -> Expr:
     return x._with(op, y)
 
 
+def _wrap(value: Any, dtype: str) -> Expr:
+    return value if isinstance(value, Expr) else const(value, dtype)
+
+
 def select(cond: Expr, a: Any, b: Any) -> Expr:
     dtype = a.dtype if isinstance(a, Expr) else b.dtype
-    wrap = lambda v: v if isinstance(v, Expr) else const(v, dtype)  # noqa: E731
-    return Expr("select", dtype, (cond, wrap(a), wrap(b)))
+    return Expr("select", dtype, (cond, _wrap(a, dtype), _wrap(b, dtype)))
 
 
 def fma(a: Expr, b: Any, c: Any) -> Expr:
     """a*b + c, rounded once."""
-    wrap = lambda v: v if isinstance(v, Expr) else const(v, a.dtype)  # noqa: E731
-    return Expr("fma", a.dtype, (a, wrap(b), wrap(c)))
+    return Expr("fma", a.dtype, (a, _wrap(b, a.dtype), _wrap(c, a.dtype)))
 
 
 def cast(x: Expr, dtype: str) -> Expr:

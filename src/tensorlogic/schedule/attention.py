@@ -111,9 +111,7 @@ def attention_step(root: Node, node: Node, low: Lowering) -> tuple[list[Step], l
         (left + right,),
     )
     old = ir.load(sums, at_e)
-    update = Store(
-        sums, at_e, old * emitter.rewrite(rescale) + emitter.rewrite(weight * v_value)
-    )
+    update = Store(sums, at_e, old * emitter.rewrite(rescale) + emitter.rewrite(weight * v_value))
     walk = Fold(
         at_s,
         ZERO64,
@@ -148,5 +146,3 @@ def attention_step(root: Node, node: Node, low: Lowering) -> tuple[list[Step], l
 def _outer(term: object) -> bool:
     """Whether a factor of the head axis counts groups (the first factor)."""
     return isinstance(term, LoopVar) and term.origin[2] == 0
-
-

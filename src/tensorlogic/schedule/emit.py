@@ -51,8 +51,8 @@ class Output:
 class Step:
     """One launch: a kernel and its arguments.
 
-    `buffers` are (node, byte offset) in the kernel's order, None for the status word. `work` is the extent of the
-    parallel range, `cost` roughly how many elements one unit of it touches.
+    `buffers` are (node, byte offset) in the kernel's order, None for the status word. `work` is the
+    extent of the parallel range, `cost` roughly how many elements one unit of it touches.
     """
 
     kernel: Kernel | Matmul
@@ -135,7 +135,7 @@ class Emitter:
     # ---- expressions ----
 
     def address(self, at: Affine, offset: bool = True) -> Expr:
-        """An affine index as an expression: strides and offset are parameters, 0 and 1 are known."""
+        """An affine index as an expression: strides and offset are parameters, 0 and 1 known."""
         key = (at.key(), offset)
         found = self._addresses.get(key)
         if found is not None:
@@ -148,9 +148,7 @@ class Emitter:
             if not isinstance(t, LoopVar) or self._merged[t] is t:
                 terms[t] = c
         order = {v: i for i, v in enumerate(self._places)}
-        for t in sorted(
-            terms, key=lambda t: order[t] if isinstance(t, LoopVar) else len(order)
-        ):
+        for t in sorted(terms, key=lambda t: order[t] if isinstance(t, LoopVar) else len(order)):
             c = terms[t]
             place = self._places[t] if isinstance(t, LoopVar) else self.rewrite(t)
             scaled = place if c == 1 else place * self.number(c)
@@ -275,8 +273,8 @@ class Emitter:
         part: tuple[list[LoopVar], Expr, Expr] | None = None,
     ) -> list[Stmt]:
         """Nested folds over the record's loops. The lanes of a static innermost loop stand
-        outermost, so that they are merged once and not for each block. `part` is a group of which only
-        a range is folded."""
+        outermost, so that they are merged once and not for each block. `part` is a group of which
+        only a range is folded."""
         name = record.result[0].attr
         if vector and len(groups) > 1 and groups[-1][-1].static:
             groups = [groups[-1], *groups[:-1]]
@@ -291,9 +289,7 @@ class Emitter:
             ranges.append((at, *bounds))
         init = tuple(self.rewrite(e) for e in record.init)
         inner: tuple[Expr, ...] = tuple(self.rewrite(e) for e in record.element)
-        checks: tuple[Stmt, ...] = tuple(
-            self.check(c) for c in record.checks
-        )
+        checks: tuple[Stmt, ...] = tuple(self.check(c) for c in record.checks)
         stmts: tuple[Stmt, ...] = checks
         for i in range(len(groups) - 1, -1, -1):
             at, start, stop = ranges[i]

@@ -18,8 +18,9 @@ from tensorlogic.schedule.emit import (
     matmul_step,
     split_step,
 )
-from tensorlogic.schedule.lower import Lowering, Materialise, is_long
+from tensorlogic.schedule.lower import Lowering, Materialise
 from tensorlogic.schedule.partial import two_stage_steps
+from tensorlogic.schedule.rules import RULES, is_long
 from tensorlogic.schedule.update import update_step
 from tensorlogic.settings import Settings
 from tensorlogic.storage import contiguous_strides
@@ -38,7 +39,6 @@ _SHAPE_ONLY = ("reshape", "permute", "expand", "slice")
 _VIEWS = (*_SHAPE_ONLY, "cast")
 _COSTLY = ("reduce", "matmul", "take")
 _MANY = 1000
-
 
 
 def may_overwrite(x: Node) -> bool:
@@ -182,7 +182,7 @@ class Scheduler:
         def stored(n: Node) -> bool:
             return n is not root and id(n) in self._stored
 
-        return Lowering(stored, self._memory_type, factors)
+        return Lowering(stored, self._memory_type, factors, RULES)
 
     def _restarting(self, root: Node, build: object) -> Built:
         """Lower until nothing has to be split or stored any more."""
@@ -325,5 +325,3 @@ class Scheduler:
 def schedule(roots: Sequence[Node], settings: Settings) -> Schedule:
     """The steps that compute the roots: a graph without calls and host conversions."""
     return Scheduler(roots, settings).run()
-
-

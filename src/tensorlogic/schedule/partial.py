@@ -57,9 +57,7 @@ def two_stage_steps(root: Node, node: Node, low: Lowering) -> tuple[list[Step], 
     second = Emitter()
     count = second.number(PARTS)
     k = ir.index("k")
-    loads = tuple(
-        ir.load(second.buffer(BufferRef(p, p.dtype.ir)), row * count + k) for p in parts
-    )
+    loads = tuple(ir.load(second.buffer(BufferRef(p, p.dtype.ir)), row * count + k) for p in parts)
     acc = tuple(var(f"a{i}", e.dtype) for i, e in enumerate(record.init))
     left = tuple(var(f"l{i}", e.dtype) for i, e in enumerate(record.init))
     right = tuple(var(f"r{i}", e.dtype) for i, e in enumerate(record.init))
@@ -70,4 +68,3 @@ def two_stage_steps(root: Node, node: Node, low: Lowering) -> tuple[list[Step], 
     store = Store(second.buffer(target), row, acc[fold.pick])
     last = Loop(row, ZERO64, second.number(node.size), "parallel", (folding, store))
     return [step, second.step([last], node.size, PARTS)], list(low.dependencies.values())
-

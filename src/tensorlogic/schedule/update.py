@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from tensorlogic.graph import Node
-from tensorlogic.kernels import ir
-from tensorlogic.kernels.ir import cast, select
 from tensorlogic.schedule.affine import Affine, dot
 from tensorlogic.schedule.emit import Output, Step, kernel_step
-from tensorlogic.schedule.lower import Lowering, affine_value
+from tensorlogic.schedule.lower import Lowering
+from tensorlogic.schedule.rules import position
 from tensorlogic.storage import contiguous_strides
-
-
-def position(low: Lowering, node: Node) -> ir.Expr:
-    """Where an update begins (i64), clamped into its axis; a wrong one is counted."""
-    x, at, new = node.args
-    (axis,) = node.attrs
-    room = affine_value(Affine(x.shape[axis] - new.shape[axis]))
-    given = cast(low.value(at, []), "i64")
-    ok = (given >= 0) & (given <= room)
-    low.check("update", node, ok)
-    return select(ok, given, 0)
 
 
 def update_step(node: Node, low: Lowering) -> tuple[list[Step], list[Node]]:
@@ -38,5 +26,3 @@ def update_step(node: Node, low: Lowering) -> tuple[list[Step], list[Node]]:
     if x.op is not None:
         needed.append(x)
     return [step], needed
-
-

@@ -1,0 +1,258 @@
+"""The rules of the lowering: for each kind of op, its value at given indices as an expression.
+
+Views change the indices, elementwise ops combine expressions, reductions become folds.
+"""
+
+from __future__ import annotations
+
+from tensorlogic import ops
+from tensorlogic.dtypes import FLOAT16_MAX
+from tensorlogic.graph import Node
+from tensorlogic.kernels.ir import Expr, cast, const, select, unary
+from tensorlogic.kernels.spec import ACC
+from tensorlogic.schedule.affine import ZERO, Affine, LoopVar, dot, reshape_index
+from tensorlogic.schedule.lower import (
+    Lowering,
+    Materialise,
+    Product,
+    Rule,
+    affine_value,
+    ir_type,
+    is_load,
+    load_of,
+)
+from tensorlogic.storage import contiguous_strides
+
+SMALL_PRODUCT = 4
+"""Matrix products of so few rows are folds over the weights, fused like any reduction."""
+LONG = 1 << 17
+"""Values that one result folds from which on it is done in two stages."""
+FEW = 8
+"""Results that are too few to keep all cores busy."""
+
+
+def is_long(node: Node) -> bool:
+    """Whether a reduction folds so many values into so few that two stages pay."""
+    return 0 < node.size <= FEW and node.args[0].size // node.size >= LONG
+
+
+def _elementwise(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    assert node.op is not None
+    assert node.op.expr is not None
+    (meet,) = node.attrs
+    args = []
+    for i, a in enumerate(node.args):
+        own = at[len(at) - len(a.shape) :]
+        own = [ZERO if n == 1 else ix for n, ix in zip(a.shape, own, strict=True)]
+        value = low.value(a, own, where)
+        condition = node.op is ops.where and i == 0
+        args.append(value if condition else cast(value, ir_type(meet)))
+    return node.op.expr(*args)
+
+
+def _cast(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    (x,) = node.args
+    try:
+        value = low.value(x, at, where)
+    except Materialise as need:
+        if need.node is x and node is not low.core and node.dtype.itemsize < x.dtype.itemsize:
+            raise Materialise(node) from None  # store what is smaller
+        raise
+    return cast(value, ir_type(node.dtype))
+
+
+def _narrow(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    """The overflow gate: finite values beyond ±65504 are counted, or saturated."""
+    value = low.value(node.args[0], at, where)
+    (mode,) = node.attrs
+    size = unary("abs", value)
+    beyond = (size > FLOAT16_MAX) & (size < float("inf"))
+    if mode == "saturate":
+        limit = select(value < 0.0, const(-FLOAT16_MAX, "f32"), const(FLOAT16_MAX, "f32"))
+        return select(beyond, limit, value)
+    if mode == "raise":
+        low.check("overflow", node, unary("not", beyond))
+    return value
+
+
+def _reshape(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    (x,) = node.args
+    if low.stored(x) and x.op is not None:
+        flat = dot(at, contiguous_strides(node.shape))
+        return load_of(low.ref(x, low.memory_type(x)), flat, where)
+    if x.op is None and (x.data is None or x.data.strides is None) and not x.weak:
+        # A quantized leaf (or a placeholder) is contiguous: only its flat index matters.
+        flat = dot(at, contiguous_strides(node.shape))
+        return low.value(x, [ZERO] * (len(x.shape) - 1) + [flat], where)
+    inner = reshape_index(at, node.shape, x.shape)
+    if inner is None:
+        raise Materialise(node)
+    return low.value(x, inner, where)
+
+
+def _permute(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    (order,) = node.attrs
+    inner = [ZERO] * len(at)
+    for i, axis in enumerate(order):
+        inner[axis] = at[i]
+    return low.value(node.args[0], inner, where)
+
+
+def _expand(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    (x,) = node.args
+    inner = [
+        ZERO if n == 1 else i for n, i in zip(x.shape, at[len(at) - len(x.shape) :], strict=True)
+    ]
+    return low.value(x, inner, where)
+
+
+def _slice(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    inner = [i * step + start for i, (start, step) in zip(at, node.attrs, strict=True)]
+    return low.value(node.args[0], inner, where)
+
+
+def _pad(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    x, fill = node.args
+    inside: Expr | None = where
+    inner = []
+    for i, n, (before, after) in zip(at, x.shape, node.attrs, strict=True):
+        inner.append(i + -before)
+        if before or after:
+            ix = affine_value(i + -before)
+            ok = (ix >= 0) & (ix < affine_value(Affine(n)))
+            inside = ok if inside is None else inside & ok
+    border = cast(low.value(fill, [], where), ir_type(node.dtype))
+    if 0 in x.shape:
+        return border
+    assert inside is not None
+    folds = len(low.folds)
+    value = low.value(x, inner, inside)
+    if len(low.folds) != folds:
+        raise Materialise(x)  # a fold computed at indices outside its axis
+    return select(inside, value, border)
+
+
+def _take(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    """The index is clamped, so that nothing outside is read; a wrong one is counted."""
+    x, indices = node.args
+    (axis,) = node.attrs
+    rank = len(indices.shape)
+    given = low.value(indices, at[axis : axis + rank], where)
+    size = cast(affine_value(Affine(x.shape[axis])), "i32")
+    wrapped = select(given < 0, given + size, given)
+    ok = (wrapped >= 0) & (wrapped < size)
+    low.check("index", node, ok if where is None else ok | unary("not", where))
+    spot = Affine.of(cast(select(ok, wrapped, 0), "i64"))
+    return low.value(x, [*at[:axis], spot, *at[axis + rank :]], where)
+
+
+def position(low: Lowering, node: Node) -> Expr:
+    """Where an update begins (i64), clamped into its axis; a wrong one is counted."""
+    x, at, new = node.args
+    (axis,) = node.attrs
+    room = affine_value(Affine(x.shape[axis] - new.shape[axis]))
+    given = cast(low.value(at, []), "i64")
+    ok = (given >= 0) & (given <= room)
+    low.check("update", node, ok)
+    return select(ok, given, 0)
+
+
+def _update(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    """An update that is not done in place: the new rows inside their range, else the old ones."""
+    x, _, new = node.args
+    (axis,) = node.attrs
+    offset = affine_value(at[axis]) - position(low, node)
+    inside = (offset >= 0) & (offset < affine_value(Affine(new.shape[axis])))
+    guard = inside if where is None else inside & where
+    inner = [*at[:axis], Affine.of(offset), *at[axis + 1 :]]
+    return select(inside, low.value(new, inner, guard), low.value(x, at, where))
+
+
+def _reduce(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    assert node.op is not None
+    assert node.op.fold is not None
+    if where is not None or (is_long(node) and node is not low.core):
+        raise Materialise(node)
+    (x,) = node.args
+    (axes,) = node.attrs
+    variables: list[LoopVar] = []
+    inner = list(at)
+    for a in axes:
+        walk = low.axis(node, a, x.shape[a]) if x.shape[a] else low.empty_axis(node, a)
+        vs, index = walk
+        variables += vs
+        inner[a] = index
+    fold = node.op.fold
+    wanted = ir_type(x.dtype)
+
+    def element() -> tuple[Expr, ...]:
+        value = cast(low.value(x, inner), wanted)
+        spot = dot([inner[a] for a in axes], contiguous_strides(tuple(x.shape[a] for a in axes)))
+        return fold.element(value, affine_value(spot))
+
+    return low.fold(node, at, fold, wanted, variables, element)
+
+
+def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    """A product of few rows is a fold; else the kernel is built around the product."""
+    if where is not None:
+        raise Materialise(node)
+    a, b = node.args
+
+    def operand(x: Node, row: Affine, col: Affine) -> list[Affine]:
+        batch = at[len(at) - len(x.shape) : -2]
+        batch = [ZERO if n == 1 else i for n, i in zip(x.shape[:-2], batch, strict=True)]
+        pair = [ZERO if n == 1 else i for n, i in zip(x.shape[-2:], (row, col), strict=True)]
+        return [*batch, *pair]
+
+    quantized = any(n.data is not None and n.data.strides is None for n in _sources(b))
+    if node.shape[-2] <= SMALL_PRODUCT or a.shape[-1] == 0 or quantized:
+        depth, axis = a.shape[-1], len(node.shape)
+        variables, k = low.axis(node, axis, depth) if depth else low.empty_axis(node, axis)
+        fold = ops.reduce_sum.fold
+        assert fold is not None
+
+        def element() -> tuple[Expr, ...]:
+            left = low.value(a, operand(a, at[-2], k))
+            return (left * low.value(b, operand(b, k, at[-1])),)
+
+        return low.fold(node, at, fold, "f32", variables, element)
+    plain = [i.key() for i in at] == [i.key() for i in low.identity]
+    busy = low.product is not None or low.row_variables is not None
+    if not plain or busy or not low.folds_allowed:
+        raise Materialise(node)
+    low.row_variables = {v for i in low.identity for v in i.variables}
+    _, k = low.axis(node, len(node.shape), a.shape[-1])
+    loads = []
+    for x, pair in ((a, (at[-2], k)), (b, (k, at[-1]))):
+        pending = list(low.pending_checks)
+        load = low.value(x, operand(x, *pair))
+        if not is_load(load) or load.args or load.attr[1].opaque or low.pending_checks != pending:
+            raise Materialise(x)
+        loads.append(load)
+    low.product = Product(node, *loads)
+    low._fold_variables |= k.variables
+    return ACC
+
+
+def _sources(x: Node) -> list[Node]:
+    """The leaf under a chain of views and casts, if there is one."""
+    while x.op is not None and x.op.kind in ("reshape", "permute", "expand", "slice", "cast"):
+        x = x.args[0]
+    return [x]
+
+
+RULES: dict[str, Rule] = {
+    "elementwise": _elementwise,
+    "cast": _cast,
+    "narrow": _narrow,
+    "reshape": _reshape,
+    "permute": _permute,
+    "expand": _expand,
+    "slice": _slice,
+    "pad": _pad,
+    "take": _take,
+    "reduce": _reduce,
+    "matmul": _matmul,
+    "update": _update,
+}
