@@ -238,7 +238,8 @@ def pad(x: Node, widths: Sequence[tuple[int, int]], value: Node) -> Node:
         return x
     shape = tuple(d + a + b for d, (a, b) in zip(x.shape, widths, strict=True))
     # A mask stays a mask, though the border is the number 0 or 1.
-    dtype = bool_ if x.dtype is bool_ and value.weak else common_dtype(ops.PAD, x, value)
+    mask = x.dtype is bool_ and value.weak and value.dtype is int32
+    dtype = bool_ if mask else common_dtype(ops.PAD, x, value)
     return Node(ops.PAD, (cast(x, dtype), value), tuple(widths), shape, dtype)
 
 

@@ -55,6 +55,7 @@ class Memory:
             import ctypes
 
             span = (ctypes.c_uint8 * (high - low)).from_address(low)
+            span.owner = array  # type: ignore[attr-defined]  # views of it outlive this object
             base = np.frombuffer(memoryview(span), np.uint8)
         return cls(base, array, False), start - low
 
@@ -96,6 +97,8 @@ def reshape_strides(
     shape: tuple[int, ...], strides: tuple[int, ...], new: tuple[int, ...]
 ) -> tuple[int, ...] | None:
     """Strides that show a strided array in a new shape without a copy, or None."""
+    if 0 in shape:
+        return contiguous_strides(new)
     old = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
     result = [0] * len(new)
     group: list[tuple[int, int]] = []  # adjacent old axes that run on as one

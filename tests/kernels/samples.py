@@ -140,13 +140,19 @@ def _functions() -> Sample:
     v = load(x, i)
     stores = tuple(Store(y, i + n * k, unary(op, v)) for k, op in enumerate(MATH_OPS))
     stores += (Store(y, i + n * len(MATH_OPS), binary("min", v, binary("max", -v, f32(0.5)))),)
+    infinite = select(v.eq(math.inf) | v.eq(-math.inf), 4.0, f32(0.0))
+    infinite = infinite + select(v < math.inf, 2.0, f32(0.0)) + select(v > -math.inf, 1.0, f32(0.0))
+    infinite = (
+        infinite + select(v <= -math.inf, 8.0, f32(0.0)) + select(v >= math.inf, 16.0, f32(0.0))
+    )
+    stores += (Store(y, i + n * (len(MATH_OPS) + 1), infinite),)
     body = (Loop(i, ZERO, n, "flat", stores),)
 
     def inputs(rng: np.random.Generator, large: bool) -> Inputs:
         n = 1 << 22 if large else 3000
         special = [0.0, -0.0, math.inf, -math.inf, math.nan, 1e-40, 88.0, -104.0, 2.5, -2.5, 3e4]
         x = np.concatenate([rng.standard_normal(n - 11) * 6, special]).astype(np.float32)
-        return {"x": x, "y": np.zeros((len(MATH_OPS) + 1) * n, np.float32)}, {"n": n}
+        return {"x": x, "y": np.zeros((len(MATH_OPS) + 2) * n, np.float32)}, {"n": n}
 
     return Sample(Kernel((x, y), (n,), body), inputs, rtol=3e-6, atol=1e-7)
 

@@ -64,7 +64,7 @@ PLANTED = {
     "a type is misspelt": (SOFTMAX, "float m =", "flaot m ="),
     "a function that Metal lacks": inside("float z = erf(1.0f);"),
     "a function of CUDA": inside("__syncthreads();"),
-    "a store into an input": (SOFTMAX, "y[", "x["),
+    "a store into an input": (SOFTMAX, "store_pack(y +", "store_pack(x +"),
     "a device pointer as threadgroup pointer": inside("threadgroup half* z = y;"),
     "a threadgroup pointer as device pointer": inside("device float* z = part_f32_0;"),
     "a pointer without address space": inside("half* z = y;"),
@@ -135,7 +135,7 @@ PLANTED = {
         "threadgroup const half* p",
         "device const half* p",
     ),
-    "a bracket too many": (SOFTMAX, "half(math_exp(", "half((math_exp("),
+    "a bracket too many": (SOFTMAX, "half(t2 / s)", "half((t2 / s)"),
     "too few arguments": (SOFTMAX, "max_nan(m, m_other)", "max_nan(m)"),
 }
 
@@ -154,11 +154,13 @@ def test_launch_arithmetic():
     flat, rows = SAMPLES["gelu_chain"].kernel, SAMPLES["softmax"].kernel
     assert clike.group_size(flat) == clike.group_size(rows) == 256
     assert clike.group_size(rows, 32) == 128
-    assert [clike.grid(flat, {"n": n}) for n in (0, 1, 256, 257)] == [0, 256, 256, 512]
+    assert [clike.grid(flat, {"n": n}) for n in (0, 1, 1024, 1025)] == [0, 256, 256, 512]
     assert [clike.grid(rows, {"rows": n}) for n in (0, 1, 3)] == [0, 256, 768]
     assert [clike.grid(rows, {"rows": n}, 32) for n in (0, 1, 4, 5)] == [0, 128, 128, 256]
     split = SAMPLES["split"].kernel
     assert clike.grid(split, {"rows_a": 3, "rows_b": 4}, 32) == 256
+    pad = SAMPLES["broadcast_pad"].kernel  # not in packs: an element for each thread
+    assert [clike.grid(pad, {"total": n}) for n in (0, 256, 257)] == [0, 256, 512]
     scan = SAMPLES["cumsum"].kernel  # rows without vector loops: a thread each
     assert clike.is_flat(scan)
     assert clike.grid(scan, {"rows": 300}) == 512

@@ -18,6 +18,7 @@ LAYERS = (
     "devices",
     "explain runtime",
     "tensor",
+    "creation",
     "captures functions signature",
     "function",
     "formats",

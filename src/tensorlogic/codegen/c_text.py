@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from tensorlogic.codegen.dialects import GROUP_MEMORY, MAX_BUFFERS
 from tensorlogic.kernels.check import KernelError
 from tensorlogic.kernels.expand import expand
-from tensorlogic.kernels.ir import MATH, Buffer, Expr, nodes_of
+from tensorlogic.kernels.ir import MATH, Buffer, Expr, Store, nodes_of
 
 VALUE = {"f32": "float", "i32": "int", "i64": "index_t", "bool": "bool"}
 _UNSIGNED = {"i32": "uint", "i64": "uindex_t"}
@@ -125,6 +126,7 @@ class KernelText:
     def local(self, b: Buffer, count: int, teams: int) -> None:
         """Threadgroup memory of a local buffer: one span for each team of the group."""
         self.written.add(b)
+        count = (count + 15) // 16 * 16  # so that each span can move in packs
         self.c_names[b] = name = self.unique(b.name)
         every = self.array(MEMORY[b.dtype], name if teams == 1 else f"{name}_all", count * teams)
         if teams > 1:
@@ -158,7 +160,9 @@ class KernelText:
             if any(re.search(rf"\b{c_name}\b", line) for line in lines):
                 word, ctype = f"PARAM({i})", VALUE[p.dtype]
                 read = {"f32": f"as_float({word})", "bool": f"{word} != 0"}
-                head.append(f"    const {ctype} {c_name} = {read.get(p.dtype, f'{ctype}({word})')};")
+                head.append(
+                    f"    const {ctype} {c_name} = {read.get(p.dtype, f'{ctype}({word})')};"
+                )
         first = f"KERNEL({name}, {group})(\n        {signature}) {{"
         return "\n".join([first, *head, *self._arrays, *lines, "}", ""])
 
@@ -232,6 +236,20 @@ class KernelText:
             depth[n] = level
         return depth, volatile
 
+    def store(self, s: Store, conditions: Sequence[str] = ()) -> None:
+        """A store, under these conditions and its own."""
+        self.epoch += 1
+        own = [] if s.where is None else [self.expr(s.where)]
+        value = STORE.get(s.buffer.dtype, "{}").format(bare(self.expr(s.value)))
+        action = f"{self.c_names[s.buffer]}[{bare(self.expr(s.at))}] = {value}"
+        self.under([*conditions, *own], action)
+
+    def under(self, conditions: Sequence[str], action: str) -> None:
+        both = " && ".join(conditions)
+        if len(conditions) == 1:
+            both = bare(both)
+        self.line(f"if ({both}) {action};" if both else f"{action};")
+
     def _operation(self, n: Expr, a: list[str]) -> str:
         op, dtype = n.op, n.dtype
         if dtype not in VALUE:
@@ -246,6 +264,8 @@ class KernelText:
             return f"math_{op}({', '.join(map(bare, a))})"
         if op in ("eq", "ne") and n.args[0].dtype == "f32" and a[0] == a[1]:
             return f"is_nan({bare(a[0])})" if op == "ne" else f"(!is_nan({bare(a[0])}))"
+        if op in ("eq", "ne", "lt", "le") and any(map(_infinite, n.args)):
+            return _compared_with_infinity(op, bare(a[0]), bare(a[1]))
         if op in ("add", "sub", "mul") and dtype == "i32":  # wraps around, as unsigned numbers do
             return f"int(uint({bare(a[0])}) {_SYMBOL[op]} uint({bare(a[1])}))"
         if op in ("idiv", "irem") and dtype == "i32" and not _plain_divisor(n.args[1]):
@@ -278,8 +298,22 @@ class KernelText:
             return f"to_{dtype}({bare(a[0])})"
         return f"({a[0]} != 0)" if dtype == "bool" else f"{ctype}({bare(a[0])})"
 
+
 def _plain_divisor(e: Expr) -> bool:
     return e.op == "const" and e.attr not in (0, -1)
+
+
+def _infinite(e: Expr) -> bool:
+    return e.op == "const" and e.dtype == "f32" and abs(e.attr) == math.inf
+
+
+def _compared_with_infinity(op: str, x: str, y: str) -> str:
+    """By bits: a compiler with fast math may take it that there are no infinities."""
+    if op in ("eq", "ne"):
+        return f"(as_int({x}) {_SYMBOL[op]} as_int({y}))"
+    if op == "lt":
+        return f"less_bits({x}, {y})"
+    return f"(less_bits({x}, {y}) || as_int({x}) == as_int({y}))"
 
 
 def bare(text: str) -> str:

@@ -14,12 +14,13 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tensorlogic.codegen.barriers import Hazards
-from tensorlogic.codegen.c_text import BYTES, MEMORY, STORE, VALUE, KernelText, bare
+from tensorlogic.codegen.c_text import BYTES, LOAD, MEMORY, STORE, VALUE, KernelText, bare
 from tensorlogic.codegen.dialects import GROUP_MEMORY, assemble
-from tensorlogic.codegen.packing import PACK, can_pack, packed_loads, replaced
+from tensorlogic.codegen.packing import PACK, can_pack, packed_loads, replaced, without_index
 from tensorlogic.kernels.check import KernelError
 from tensorlogic.kernels.ir import (
     Barrier,
+    Buffer,
     Check,
     Expr,
     Fold,
@@ -28,6 +29,7 @@ from tensorlogic.kernels.ir import (
     Split,
     Stmt,
     Store,
+    exprs_of,
     nodes_of,
     var,
     walk,
@@ -39,6 +41,7 @@ SIMD = 32
 TEAMS = 4
 """Rows that a group works on where a row has one simdgroup."""
 _PARTS = 1024  # bytes of threadgroup memory kept for the merging of folds
+
 
 def is_flat(kernel: Kernel) -> bool:
     """Whether each thread has an element (or a row) of its own."""
@@ -212,7 +215,9 @@ class Printer(KernelText):
         for count, part in zip(s.counts, s.bodies, strict=True):
             end = self.unique("end")
             counted = self.expr(count)
-            self.line(f"const index_t {end} = {counted if first == '0' else f'{first} + {counted}'};")
+            self.line(
+                f"const index_t {end} = {counted if first == '0' else f'{first} + {counted}'};"
+            )
             with self.block(f"if ({at} < {end})"):
                 self.load_floor = len(self.chain) - 1
                 row = self.unique(s.index.attr)
@@ -240,21 +245,12 @@ class Printer(KernelText):
     def effect(self, s: Store | Check) -> None:
         """A store or a check: by one thread, where all run alike."""
         self.guard(s)
-        condition = [] if self.alone else [f"{self.thread} == 0"]
-        if isinstance(s, Check):
-            condition.append(f"!{self.expr(s.ok)}")
-            action = f"COUNT({self.c_names[s.status]}, {bare(self.expr(s.slot))})"
+        conditions = [] if self.alone else [f"{self.thread} == 0"]
+        if isinstance(s, Store):
+            self.store(s, conditions)
         else:
-            if s.where is not None:
-                condition.append(self.expr(s.where))
-            value = STORE.get(s.buffer.dtype, "{}").format(bare(self.expr(s.value)))
-            action = f"{self.c_names[s.buffer]}[{bare(self.expr(s.at))}] = {value}"
-        both = " && ".join(condition)
-        self.line(
-            f"if ({bare(both) if len(condition) == 1 else both}) {action};"
-            if both
-            else f"{action};"
-        )
+            action = f"COUNT({self.c_names[s.status]}, {bare(self.expr(s.slot))})"
+            self.under([*conditions, f"!{self.expr(s.ok)}"], action)
 
     def loop(self, s: Loop | Fold) -> None:
         vector = s.kind == "vector" and not self.alone
@@ -263,12 +259,12 @@ class Printer(KernelText):
         elif isinstance(s, Fold):
             self.guard_exprs((s.start, s.stop, *s.init))
         start, stop = self.expr(s.start), self.expr(s.stop)
+        accs: list[str] = []
         if isinstance(s, Fold):
             inits = [self.expr(e) for e in s.init]
             accs = [self.unique(v.attr) for v in s.acc]
             for v, name, init in zip(s.acc, accs, inits, strict=True):
                 self.line(f"{VALUE[v.dtype]} {name} = {bare(init)};")
-        i = self.unique(s.index.attr)
         i = self.unique(s.index.attr)
         each = PACK if vector and self.packed else 1
         first, step = start, f"{i}++"
@@ -304,28 +300,78 @@ class Printer(KernelText):
                 self.merge(s, accs)
 
     def pack(self, s: Loop | Fold, i: str, start: str, stop: str, accs: Sequence[str] = ()) -> None:
-        """Four turns of a loop from `i` on, its memory read before them and stored after them."""
-        outside = len(self.chain) - (1 if s.kind == "flat" else 2)
-        by: dict[Expr, Expr] = {}
-        packs: dict[tuple[Buffer, str], str] = {}
-        aligned: list[str] = []
+        """Four turns of a loop from `i` on: memory is read before them and written after them."""
+        here = len(self.chain) - 1
+        self.env["index", s.index.attr] = (i, here)
         stores = [x for x in s.body if isinstance(x, Store)]
-        for place, buffer, loaded in (
-            *((n.args[0], n.attr, n) for n in packed_loads(s)),
-            *((x.at, x.buffer, None) for x in stores if x.where is None),
-        ):
-            self.env["index", s.index.attr] = (i, len(self.chain) - 1)
-            at = self.expr(place)
-    def assign(self, accs: list[str], values: tuple[Expr, ...]) -> None:
-        """All accumulators at once."""
-        texts = [bare(self.expr(e)) for e in values]
+        whole = [x for x in stores if x.where is None]
+        loads = packed_loads(s)
+        places = [(n.attr, n.args[0]) for n in loads] + [(x.buffer, x.at) for x in whole]
+        firsts = dict.fromkeys(self.first_address(b, at, s) for b, at in places)
+        aligned = " | ".join(f for f in firsts if f != "0") or "0"
+        outside = here if s.kind == "flat" else here - 1
+        fast = self.unique("fast", outside)
+        self.line(f"const bool {fast} = (({bare(aligned)}) & {PACK - 1}) == 0;", outside)
+        packs: dict[str, str] = {}
+        by: dict[Expr, Expr] = {}
+        for n in loads:
+            source = f"{self.c_names[n.attr]} + {self.expr(n.args[0])}"
+            if source not in packs:
+                packs[source] = pack = self.unique(f"{self.c_names[n.attr]}_pack")
+                read = "load_pack_local" if n.attr.local else "load_pack"
+                value = f"{read}({source}, {stop} - {i}, {fast})"
+                self.line(f"const PACK({MEMORY[n.attr.dtype]}) {pack} = {value};")
+            by[n] = var(packs[source], n.dtype)
+        results = [self.unique(f"{self.c_names[x.buffer]}_pack") for x in whole]
+        for x, pack in zip(whole, results, strict=True):
+            self.line(f"PACK({MEMORY[x.buffer.dtype]}) {pack};")
+        u = self.unique("u")
+        with self.block(f"UNROLL\nfor (int {u} = 0; {u} < {PACK}; {u}++)"):
+            self.epoch += 1
+            inside = len(self.chain) - 1
+            self.env["index", s.index.attr] = (f"({i} + {u})", inside)
+            for n, v in by.items():
+                element = LOAD.get(n.attr.dtype, "{}").format(f"{v.attr}[{u}]")
+                self.env["var", v.attr] = (element, inside)
+            memo: dict[Expr, Expr] = {}
+            if isinstance(s, Fold):
+                steps = tuple(replaced(e, by, memo) for e in s.step)
+                self.count(steps)
+                self.assign(accs, steps, f"{i} + {u} < {stop} ? ")
+            for x in stores:
+                parts = [replaced(e, by, memo) for e in (x.at, x.value)]
+                self.count(parts[1:])
+                value = STORE.get(x.buffer.dtype, "{}").format(bare(self.expr(parts[1])))
+                if x.where is None:
+                    self.line(f"{results[whole.index(x)]}[{u}] = {value};")
+                else:
+                    where = self.expr(replaced(x.where, by, memo))
+                    at = f"{self.c_names[x.buffer]}[{bare(self.expr(parts[0]))}]"
+                    self.line(f"if ({i} + {u} < {stop} && {where}) {at} = {value};")
+        for x, pack in zip(whole, results, strict=True):
+            target = f"{self.c_names[x.buffer]} + {self.expr(x.at)}"
+            write = "store_pack_local" if x.buffer.local else "store_pack"
+            self.line(f"{write}({target}, {pack}, {stop} - {i}, {fast});")
+
+    def first_address(self, b: Buffer, at: Expr, s: Loop | Fold) -> str:
+        """Where a loop's first turn finds an element, from the start of the buffer's memory."""
+        first = self.expr(without_index(at, s.index.attr, s.start))
+        if b.local:
+            return first
+        return self.offset(b) if first == "0" else f"({first} + {self.offset(b)})"
+
+    def assign(self, accs: Sequence[str], values: tuple[Expr, ...], guard: str = "") -> None:
+        """All accumulators at once; `guard` is a condition under which they change."""
+        texts = [self.expr(e) for e in values]
+        if guard:
+            texts = [f"{guard}{t} : {name}" for t, name in zip(texts, accs, strict=True)]
         if len(accs) > 1:
             nexts = [self.unique(f"{name}_next") for name in accs]
             for e, name, text in zip(values, nexts, texts, strict=True):
-                self.line(f"const {VALUE[e.dtype]} {name} = {text};")
+                self.line(f"const {VALUE[e.dtype]} {name} = {bare(text)};")
             texts = nexts
         for name, text in zip(accs, texts, strict=True):
-            self.line(f"{name} = {text};")
+            self.line(f"{name} = {bare(text)};")
 
     def merge(self, s: Fold, accs: list[str]) -> None:
         """The threads' accumulators become one: across lanes, then across simdgroups."""
@@ -333,16 +379,15 @@ class Printer(KernelText):
         if self.width == SIMD:
             return
         simds = self.width // SIMD
-        self.folds += 1
-        turn = self.folds % 2  # two sets of parts: one is read while the other is written
+        self._folds += 1
+        turn = self._folds % 2  # two sets of parts: one is read while the other is written
         parts = []
         for i, v in enumerate(s.acc):
             ordinal = sum(a.dtype == v.dtype for a in s.acc[:i])
             slot = f"part_{v.dtype}_{turn}" + (f"_{ordinal}" if ordinal else "")
-            if slot not in self.parts:
-                self.parts[slot] = self.array(VALUE[v.dtype], self.unique(slot, 0), simds)
-            parts.append(self.parts[slot])
-        assert self.hazards is not None
+            if slot not in self._parts:
+                self._parts[slot] = self.array(VALUE[v.dtype], self.unique(slot, 0), simds)
+            parts.append(self._parts[slot])
         self.wait(self.hazards.record([(f"parts {turn}", "all")]))
         stores = " ".join(f"{p}[SIMDGROUP] = {a};" for p, a in zip(parts, accs, strict=True))
         self.line(f"if (LANE == 0) {{ {stores} }}")
@@ -373,11 +418,11 @@ class Printer(KernelText):
     # -- barriers
 
     def guard(self, s: Stmt) -> None:
-        if self.hazards and not self.alone:
+        if not self.alone:
             self.wait(self.hazards.statement(s))
 
     def guard_exprs(self, exprs: tuple[Expr, ...]) -> None:
-        if self.hazards and not self.alone:
+        if not self.alone:
             self.wait(self.hazards.expressions(exprs))
 
     def wait(self, device: bool | None) -> None:
@@ -392,5 +437,3 @@ def _symmetric(e: Expr, left: Expr, right: Expr) -> bool:
     sides = {(left.attr, right.attr), (right.attr, left.attr)}
     plain = e.op in ("add", "mul", "min", "max", "and", "or", "xor")
     return plain and all(a.op == "var" for a in e.args) and tuple(a.attr for a in e.args) in sides
-
-

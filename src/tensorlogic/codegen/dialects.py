@@ -5,12 +5,14 @@ Below its prelude a kernel's text is the same in both. It uses these names:
     KERNEL(name, threads) IN OUT PARAMS   the signature; PARAM(i) is the i-th 64-bit parameter word
     GROUP THREAD SIMDGROUP LANE           ids; a simdgroup (a warp) has 32 lanes
     LOCAL(T, name, count)                 an array in threadgroup memory
+    PACK(T)                               four T that move together
     LOCAL_SPAN(T, name, all, count)       the part of such an array that is this simdgroup's
     GROUP_BARRIER SIMD_BARRIER            with _DEVICE: also orders stores into device memory
     DEVICE THREADGROUP                    qualifiers of pointers into those memories
     lane_xor(x, d)                        the value of lane LANE ^ d
     COUNT(buffer, at)                     adds one, atomically
-    math_*, min_nan, max_nan, is_nan      float functions that do not rely on fast math
+    math_*, min_nan, max_nan              float functions that do not rely on fast math
+    is_nan, float_key                     tests of bits; keys are integers ordered as the floats
     index_t, uindex_t                     the type of addresses: 64 bits, or 32 where they suffice
 
 The parameters are 64-bit words: an i64, or an i32, f32 or bool in the low half of one; after them
@@ -39,7 +41,7 @@ typedef u{metal_index} uindex_t;
     uint GROUP [[threadgroup_position_in_grid]], uint THREAD [[thread_position_in_threadgroup]], \\
     uint LANE [[thread_index_in_simdgroup]], uint SIMDGROUP [[simdgroup_index_in_threadgroup]]
 #define PARAM(i) params[i]
-#define LOCAL(T, name, count) threadgroup T name[count]
+#define LOCAL(T, name, count) alignas(16) threadgroup T name[count]
 #define LOCAL_SPAN(T, name, all, count) threadgroup T* name = all + SIMDGROUP * count
 #define GROUP_BARRIER() threadgroup_barrier(mem_flags::mem_threadgroup)
 #define GROUP_BARRIER_DEVICE() \\
@@ -47,6 +49,7 @@ typedef u{metal_index} uindex_t;
 #define SIMD_BARRIER() simdgroup_barrier(mem_flags::mem_threadgroup)
 #define SIMD_BARRIER_DEVICE() \\
     simdgroup_barrier(mem_flags::mem_threadgroup | mem_flags::mem_device)
+#define PACK(T) vec<T, 4>
 #define COUNT(buffer, at) \\
     atomic_fetch_add_explicit((device atomic_int*)(buffer) + (at), 1, memory_order_relaxed)
 #define UNROLL _Pragma("clang loop unroll(full)")
@@ -65,8 +68,13 @@ typedef u{metal_index} uindex_t;
 #define math_abs(x) fabs(x)
 #define math_fma(x, y, z) fma(x, y, z)
 FUNC bool is_nan(float x) {{ return (as_int(x) & 0x7fffffff) > 0x7f800000; }}
-FUNC float min_nan(float x, float y) {{ return is_nan(x) ? x : is_nan(y) ? y : fmin(x, y); }}
-FUNC float max_nan(float x, float y) {{ return is_nan(x) ? x : is_nan(y) ? y : fmax(x, y); }}
+FUNC int float_key(float x) {{ return as_int(x) ^ (as_int(x) >> 31 & 0x7fffffff); }}
+FUNC float min_nan(float x, float y) {{
+    return is_nan(x) ? x : is_nan(y) || float_key(y) < float_key(x) ? y : x;
+}}
+FUNC float max_nan(float x, float y) {{
+    return is_nan(x) ? x : is_nan(y) || float_key(x) < float_key(y) ? y : x;
+}}
 FUNC float lane_xor(float x, uint d) {{ return simd_shuffle_xor(x, ushort(d)); }}
 FUNC int lane_xor(int x, uint d) {{ return simd_shuffle_xor(x, ushort(d)); }}
 FUNC bool lane_xor(bool x, uint d) {{ return simd_shuffle_xor(int(x), ushort(d)) != 0; }}
@@ -94,12 +102,18 @@ template <int N> struct Words {{ long long word[N]; }};
 #define THREAD threadIdx.x
 #define LANE (threadIdx.x & 31)
 #define SIMDGROUP (threadIdx.x >> 5)
-#define LOCAL(T, name, count) __shared__ T name[count]
+#define LOCAL(T, name, count) __shared__ __align__(16) T name[count]
 #define LOCAL_SPAN(T, name, all, count) T* name = all + SIMDGROUP * count
 #define GROUP_BARRIER() __syncthreads()
 #define GROUP_BARRIER_DEVICE() __syncthreads()
 #define SIMD_BARRIER() __syncwarp()
 #define SIMD_BARRIER_DEVICE() __syncwarp()
+template <typename T> struct alignas(4 * sizeof(T)) Pack {{
+    T element[4];
+    MEMBER T& operator[](int i) {{ return element[i]; }}
+    MEMBER const T& operator[](int i) const {{ return element[i]; }}
+}};
+#define PACK(T) Pack<T>
 #define COUNT(buffer, at) atomicAdd((buffer) + (at), 1)
 #define UNROLL _Pragma("unroll")
 #define as_int(x) __float_as_int(x)
@@ -120,14 +134,15 @@ template <int N> struct Words {{ long long word[N]; }};
 struct half {{
     ushort bits;
     half() = default;
-    FUNC_MEMBER explicit half(float x) {{ asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x)); }}
-    FUNC_MEMBER operator float() const {{
+    MEMBER explicit half(float x) {{ asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x)); }}
+    MEMBER operator float() const {{
         float x;
         asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
         return x;
     }}
 }};
 FUNC bool is_nan(float x) {{ return (as_int(x) & 0x7fffffff) > 0x7f800000; }}
+FUNC int float_key(float x) {{ return as_int(x) ^ (as_int(x) >> 31 & 0x7fffffff); }}
 FUNC float min_nan(float x, float y) {{
     float z;
     asm("min.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
@@ -138,11 +153,39 @@ FUNC float max_nan(float x, float y) {{
     asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
     return z;
 }}
-""".replace("FUNC_MEMBER", "__device__ __forceinline__")
+""".replace("MEMBER", "__device__ __forceinline__")
 
 PRELUDES = {"metal": _METAL, "cuda": _CUDA}
 
+
+def _pack_helpers(suffix: str, space: str) -> dict[str, str]:
+    load = f"""\
+template <typename T>
+FUNC PACK(T) load_pack{suffix}({space} const T* from, index_t left, bool fast) {{
+    if (fast && left >= 4) return *({space} const PACK(T)*)from;
+    PACK(T) pack;
+    UNROLL
+    for (int u = 0; u < 4; u++) pack[u] = u < left ? from[u] : T(0);
+    return pack;
+}}"""
+    store = f"""\
+template <typename T>
+FUNC void store_pack{suffix}({space} T* to, PACK(T) pack, index_t left, bool fast) {{
+    if (fast && left >= 4) {{
+        *({space} PACK(T)*)to = pack;
+    }} else {{
+        UNROLL
+        for (int u = 0; u < 4; u++) {{
+            if (u < left) to[u] = pack[u];
+        }}
+    }}
+}}"""
+    return {f"load_pack{suffix}": load, f"store_pack{suffix}": store}
+
+
 HELPERS = {
+    **_pack_helpers("", "DEVICE"),
+    **_pack_helpers("_local", "THREADGROUP"),
     "int_min": "template <typename T> FUNC T int_min(T x, T y) { return x < y ? x : y; }",
     "int_max": "template <typename T> FUNC T int_max(T x, T y) { return x < y ? y : x; }",
     "int_abs": """\
@@ -154,6 +197,10 @@ FUNC int int_div(int x, int y) {  // by 1 where the quotient has no value
     return y == 0 || (y == -1 && x == int(0x80000000u)) ? x : x / y;
 }""",
     "int_rem": "FUNC int int_rem(int x, int y) { return y == 0 || y == -1 ? 0 : x % y; }",
+    "less_bits": """\
+FUNC bool less_bits(float x, float y) {
+    return !is_nan(x) && !is_nan(y) && float_key(x) < float_key(y);
+}""",
     "from_bf16": "FUNC float from_bf16(ushort x) { return as_float(uint(x) << 16); }",
     "to_bf16": """\
 FUNC ushort to_bf16(float x) {

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from string import Template
 
-from tensorlogic.codegen.clike import LOAD, Printer
+from tensorlogic.codegen.c_text import LOAD, KernelText
 from tensorlogic.codegen.dialects import assemble
+from tensorlogic.kernels.ir import exprs_of
 from tensorlogic.kernels.spec import Matmul
 
 _PAD = 8  # halfs after each line of a staged tile, so that a column spreads over the banks
@@ -87,7 +88,7 @@ def render(
 
 def body(spec: Matmul, name: str, tile: GpuTile) -> str:
     """The text below the prelude, the same in both dialects but for the tile's sizes there."""
-    printer = Printer(spec.all_buffers, spec.all_params, True, 32, _OWN_NAMES)
+    printer = KernelText(spec.all_buffers, spec.all_params, _OWN_NAMES)
     a, b = (printer.c_names[x] for x in printer.buffers[:2])
     if uses_matrix_units(spec):
         printer.array("uint4", "tiles", _matrix_bytes(tile) // 16)
@@ -124,12 +125,12 @@ def body(spec: Matmul, name: str, tile: GpuTile) -> str:
     return shared + printer.text(name, "THREADS")
 
 
-def _lines(printer: Printer, template: str, fill: Mapping[str, object]) -> None:
+def _lines(printer: KernelText, template: str, fill: Mapping[str, object]) -> None:
     for line in Template(template).substitute(fill).splitlines():
         printer.line(line)
 
 
-def _epilogue(printer: Printer, spec: Matmul, value: str) -> None:
+def _epilogue(printer: KernelText, spec: Matmul, value: str) -> None:
     depth = len(printer.chain) - 1
     printer.line(f"const float acc = {value};")
     printer.env["var", "acc"] = ("acc", depth)
@@ -137,8 +138,9 @@ def _epilogue(printer: Printer, spec: Matmul, value: str) -> None:
     printer.env["index", "row"] = ("row", depth - 1)
     printer.env["index", "col"] = ("col", depth - 1)
     printer.load_floor = depth
-    printer.prepare_all(spec.stores)
-    printer.statements(spec.stores)
+    printer.count(e for s in spec.stores for e in exprs_of(s))
+    for s in spec.stores:
+        printer.store(s)
 
 
 def _matrix_bytes(tile: GpuTile) -> int:

@@ -29,16 +29,17 @@ _FLOAT = 4
 
 @dataclass(frozen=True)
 class Tile:
-    """The blocking for a vector width: `mr` rows x `nv` vectors in registers, `kc` of K packed at
-    a time, blocks of `panels` x nr columns, at most `strips` strips of `strip_panels` x mr rows."""
+    """The blocking for a vector width: `mr` rows x `nv` vectors in registers, strips of
+    `strip_panels` x mr rows, at most `strips` of them taken together, blocks of `panels` x nr
+    columns, `kc` of K packed at a time: a panel of B then fits in the L1, those of A in the L2."""
 
     lanes: int
     mr: int
     nv: int
-    kc: int = 384
-    panels: int = 8
-    strip_panels: int = 4
-    strips: int = 8
+    strip_panels: int
+    strips: int
+    panels: int
+    kc: int = 256
 
     @property
     def nr(self) -> int:
@@ -76,9 +77,9 @@ class Tile:
 
 
 TILES = {
-    16: Tile(16, mr=12, nv=2, kc=256, panels=16),
-    8: Tile(8, mr=6, nv=2, panels=16, strip_panels=8),
-    4: Tile(4, mr=8, nv=3, panels=16, strip_panels=6),
+    16: Tile(16, mr=12, nv=2, strip_panels=4, strips=12, panels=16),
+    8: Tile(8, mr=6, nv=2, strip_panels=8, strips=6, panels=32),
+    4: Tile(4, mr=8, nv=3, strip_panels=6, strips=6, panels=32),
 }
 """By lanes: AVX-512 has 32 registers of 16, AVX2 16 of 8, NEON 32 of 4."""
 
@@ -91,15 +92,18 @@ def units(
     strips = ceil(M / tile.strip)
     work = strips * ceil(N / tile.nb) * batches
 
-    def cost(chunk: int) -> float:
-        # In rows of a block. A chunk packs B once for each block of columns that it meets, which
-        # costs as much as the products of 24 rows.
-        turns = ceil(ceil(work / chunk) / threads)
-        blocks = 1 if strips % chunk == 0 or chunk >= work else 2
-        return turns * (chunk * tile.strip + 24 * blocks)
+    def cost(chunk: int) -> int:
+        """Rows of products that the busiest thread does. A chunk packs B once for each block of
+        columns that it meets, which costs as much as the products of 16 rows."""
+        chunks = ceil(work / chunk)
+        turns = ceil(chunks / threads)
+        last = chunk if chunks - (turns - 1) * threads > 1 else work - (chunks - 1) * chunk
+        blocks = 1 if strips % chunk == 0 else chunk // strips + (2 if chunk % strips else 0)
+        return ((turns - 1) * chunk + last) * tile.strip + turns * blocks * 16
 
-    chunk = min(range(1, tile.strips + 1), key=cost) if work else 1
-    return work, chunk, tile.scratch_bytes
+    costs = {chunk: cost(chunk) for chunk in range(1, tile.strips + 1)} if work else {1: 0}
+    near = 1.03 * min(costs.values())  # of like chunks the smallest: a core may be taken away
+    return work, next(c for c in costs if costs[c] <= near), tile.scratch_bytes
 
 
 def matmul_kernel(spec: Matmul, name: str, lanes: int) -> str:

@@ -58,6 +58,17 @@ def in_steps_of_one(e: Expr, index: str) -> bool:
     return e.op == "add" and len(having) == 1 and in_steps_of_one(having[0], index)
 
 
+def without_index(e: Expr, index: str, start: Expr) -> Expr:
+    """An address that walks in steps of one, at the loop's first turn."""
+    if e.op == "index":
+        return start
+    args = [without_index(a, index, start) if depends(a, index) else a for a in e.args]
+    zero = [a.op == "const" and a.attr == 0 for a in args]
+    if e.op == "add" and any(zero):
+        return args[0] if zero[1] else args[1]
+    return args[0] if zero[1] else Expr(e.op, e.dtype, tuple(args))
+
+
 def replaced(e: Expr, by: dict[Expr, Expr], memo: dict[Expr, Expr]) -> Expr:
     """The expression with some of its nodes put in place of others."""
     for n in nodes_of(e):

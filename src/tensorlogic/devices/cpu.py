@@ -27,6 +27,8 @@ MAX_PLANS = 512
 """Plans kept; the one used longest ago goes first."""
 CHUNK = 16_384
 """Elements in a chunk of work, about: some microseconds."""
+MAX_CALL_PLANS = 64
+"""Plans kept with one traced function: one for each layout of its inputs."""
 INLINE = object()
 """Kept in place of a plan for calls that have to be inlined."""
 
@@ -89,6 +91,8 @@ class Cpu:
         kept = traced.plans.get(key)
         if kept is None:
             with self._lock:
+                if len(traced.plans) >= MAX_CALL_PLANS:
+                    del traced.plans[next(iter(traced.plans))]
                 kept = traced.plans[key] = self._prepare(results)
         if kept is INLINE:
             return False

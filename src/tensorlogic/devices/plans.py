@@ -159,6 +159,8 @@ class Plan:
             for use in s.buffers:
                 if use is None:
                     self._status.append(word)
+                elif use[0].op is not None and not use[0].size:
+                    self._fixed.append((word, 0))  # empty: never computed, and never read
                 else:
                     node, offset = use
                     home = self._aliases.get(place[id(node)], place[id(node)])

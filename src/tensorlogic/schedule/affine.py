@@ -146,6 +146,8 @@ def reshape_index(
     Axes are matched group by group, so that an index which is not a plain loop passes through a
     reshape that leaves its axis alone.
     """
+    if 0 in source:
+        return [ZERO] * len(source)
     out: list[Affine] = []
     i = j = 0
     while i < len(shape) or j < len(source):

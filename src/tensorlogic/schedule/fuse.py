@@ -207,7 +207,8 @@ class Scheduler:
             inner = x.args[0]
             alone = self._consumers[id(inner)] == 1 and not any(inner is r for r in self._roots)
             kept = id(inner) in self._stored and not (inner.op in _STORED_AS and alone)
-            if inner.op is None or kept:
+            strided = inner.data is not None and inner.data.strides is not None
+            if kept or (inner.op is None and not strided):
                 break
             x = inner
         return x

@@ -27,6 +27,7 @@ from tensorlogic.schedule.affine import (
 from tensorlogic.storage import contiguous_strides
 
 _IR_TYPE = {"float": "f32", "int": "i32", "bool": "bool"}
+_POINTWISE = ("elementwise", "cast")
 _LOADABLE = ("f16", "bf16", "f32", "i32", "bool")
 
 
@@ -138,9 +139,9 @@ class Lowering:
         """The loops over one axis, split into the factors that were asked for, and its index."""
         key = (id(owner), axis)
         factors = self.factors.get(key, ((extent, False),))
-        variables, index, weight = [], ZERO, extent
+        variables, index, weight = [], ZERO, max(extent, 1)
         for place, (n, static) in enumerate(factors):
-            weight //= n
+            weight //= max(n, 1)  # of an empty axis there is a loop too, that never runs
             if n == 1:
                 continue
             v = LoopVar(f"i{self._count}", n, (*key, place), static)
@@ -158,12 +159,6 @@ class Lowering:
             indices.append(index)
         return variables, indices
 
-    def empty_axis(self, owner: Node, axis: int) -> tuple[list[LoopVar], Affine]:
-        """A loop over no elements: what it folds is the identity."""
-        v = LoopVar(f"i{self._count}", 0, (id(owner), axis, 0))
-        self._count += 1
-        return [v], Affine.of(v)
-
     # ---- values ----
 
     def ref(self, node: Node, dtype: str, written: bool = False) -> BufferRef:
@@ -177,13 +172,36 @@ class Lowering:
 
     def value(self, node: Node, at: Sequence[Affine], where: Expr | None = None) -> Expr:
         """The value of `node` at the indices; loads happen only where `where` holds."""
-        key = (id(node), tuple(i.key() for i in at), id(where) if where is not None else None)
-        found = self._memo.get(key)
-        if found is None:
-            found = self._compute(node, list(at), where)
-            self._memo[key] = found
-            self._keep.append((node, at, where))
-        return found
+        key = self._key(node, at, where)
+        if key not in self._memo:
+            # The deepest first, so that a long chain of ops is no deep recursion.
+            for n in reversed(self._chain(node)):
+                own = self._key(n, at, where)
+                if own not in self._memo:
+                    self._memo[own] = self._compute(n, list(at), where)
+                    self._keep.append((n, at, where))
+        return self._memo[key]
+
+    @staticmethod
+    def _key(node: Node, at: Sequence[Affine], where: Expr | None) -> Any:
+        return id(node), tuple(i.key() for i in at), id(where) if where is not None else None
+
+    def _chain(self, node: Node) -> list[Node]:
+        """The node, and below it those elementwise ops that have the same indices."""
+        chain = [node]
+        while node.op is not None and node.op.kind in _POINTWISE and not self.stored(node):
+            alike = [
+                a
+                for a in node.args
+                if a.shape == node.shape
+                and a.op is not None
+                and a.op.kind in _POINTWISE
+            ]
+            if not alike:
+                break
+            node = max(alike, key=lambda a: a.pending)
+            chain.append(node)
+        return chain
 
     def _compute(self, node: Node, at: list[Affine], where: Expr | None) -> Expr:
         if node.op is None:

@@ -178,8 +178,7 @@ def _reduce(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
     variables: list[LoopVar] = []
     inner = list(at)
     for a in axes:
-        walk = low.axis(node, a, x.shape[a]) if x.shape[a] else low.empty_axis(node, a)
-        vs, index = walk
+        vs, index = low.axis(node, a, x.shape[a])
         variables += vs
         inner[a] = index
     fold = node.op.fold
@@ -208,7 +207,7 @@ def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
     quantized = any(n.data is not None and n.data.strides is None for n in _sources(b))
     if node.shape[-2] <= SMALL_PRODUCT or a.shape[-1] == 0 or quantized:
         depth, axis = a.shape[-1], len(node.shape)
-        variables, k = low.axis(node, axis, depth) if depth else low.empty_axis(node, axis)
+        variables, k = low.axis(node, axis, depth)
         fold = ops.reduce_sum.fold
         assert fold is not None
 
