@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
-from tensorlogic.codegen import clike, gpu_matmul
+from tensorlogic.codegen import clike, gpu_matmul, gpu_quant
 from tensorlogic.kernels.ir import (
     Buffer,
     Kernel,
     Store,
+    binary,
     cast,
     exprs_of,
     load,
@@ -18,7 +19,7 @@ from tensorlogic.kernels.ir import (
     unary,
     walk,
 )
-from tensorlogic.kernels.spec import ACC, BATCH, COL, ROW, M, Matmul, N
+from tensorlogic.kernels.spec import ACC, BATCH, COL, ROW, BlockMatvec, M, Matmul, N
 from tests.kernels.kernel_examples import EXAMPLES
 from tests.kernels.samples import SAMPLES
 
@@ -69,3 +70,17 @@ def matmul_text(name: str, dialect: str, tile: gpu_matmul.GpuTile) -> str:
     if not gpu_matmul.uses_matrix_units(spec):
         tile = gpu_matmul.PLAIN
     return gpu_matmul.render(spec, f"matmul_{name}_{tile.m}", dialect, tile)
+
+
+def block_matvec(x_dtype: str) -> BlockMatvec:
+    """out = relu(w @ x + bias)"""
+    bias, out = Buffer("bias", "f32"), Buffer("out", "f32", True)
+    value = binary("max", ACC + load(bias, ROW), 0.0)
+    return BlockMatvec("q4_0", x_dtype, (Store(out, ROW, value),), (bias, out))
+
+
+MATVECS = {"q4_0_f16": block_matvec("f16"), "q4_0_f32": block_matvec("f32")}
+
+
+def matvec_text(name: str, dialect: str, rows: int = gpu_quant.ROWS, index: str = "i64") -> str:
+    return gpu_quant.render(MATVECS[name], f"matvec_{name}", dialect, rows, index=index)

@@ -37,6 +37,7 @@ _HOME = {
     "tensorlogic.model": "Model load_model save_model",
     "tensorlogic.lang": "run_file",
 }
+_OF_TENSORS = ("tensorlogic.tensor", "tensorlogic.creation", "tensorlogic.model")
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 
 
@@ -46,7 +47,7 @@ def __getattr__(name: str) -> object:
     if name == "bool":
         value = importlib.import_module("tensorlogic.dtypes").bool_
     elif name in _MODULE_OF:
-        if _MODULE_OF[name] in ("tensorlogic.tensor", "tensorlogic.creation"):
+        if _MODULE_OF[name] in _OF_TENSORS:
             importlib.import_module("tensorlogic.functions")  # it completes Tensor's methods
         value = getattr(importlib.import_module(_MODULE_OF[name]), name)
     elif name.startswith("_"):

@@ -24,12 +24,15 @@ def check_on_overflow(value: str) -> str:
     return value
 
 
+def _values(count: int) -> str:
+    return "1 value" if count == 1 else f"{count} values"
+
+
 def overflow_error(name: str, count: int, largest: float) -> RangeError:
     """The gate's error for a float16 tensor."""
     what = f"tensor `{name}`" if name else "the tensor"
-    values = "1 value" if count == 1 else f"{count} values"
     return RangeError(
-        f"{what} has {values} beyond ±65504, which float16 cannot hold (largest {largest:g}); "
+        f"{what} has {_values(count)} beyond ±65504, which float16 cannot hold (largest {largest:g}); "
         f'choose on_overflow="saturate", "inf" or "float32"'
     )
 
@@ -83,7 +86,7 @@ def convert_array(
         outside = (array < info.min) | (array > info.max)
         if np.any(outside):
             raise RangeError(
-                f"{what} has {int(outside.sum())} values outside {dtype} "
+                f"{what} has {_values(int(outside.sum()))} outside {dtype} "
                 f"[{info.min}, {info.max}], first {array[outside].reshape(-1)[0]}"
             )
     with np.errstate(over="ignore"):

@@ -30,27 +30,32 @@ def common_dtype(op: Op, a: Node, b: Node) -> DType:
         return strong.dtype
     if weak.dtype is float32 and strong.dtype is bool_:
         return float16
+    if weak.dtype is float32 and strong.dtype is int32:
+        raise DTypeError(
+            f"{op.name}: int32 and a float number do not mix; convert with `.to(tl.float16)`"
+        )
     return promote(op.name, a.dtype, b.dtype)
 
 
-def _accept(op: Op, node: Node) -> None:
+def _computes(op: Op, node: Node) -> None:
     if not node.dtype.computes:
         target = "float16" if node.dtype.kind == "float" else "int32"
         raise DTypeError(
             f"{op.name}: {node.dtype} is a storage dtype; convert first with `.to(tl.{target})`"
         )
-    if op.accepts != "any" and node.dtype.kind not in _KINDS[op.accepts]:
-        if node.weak and op.accepts == "float":
-            return
+
+
+def _accept(op: Op, dtype: DType) -> None:
+    if op.accepts != "any" and dtype.kind not in _KINDS[op.accepts]:
         takes = " or ".join(_KINDS[op.accepts])
         hint = "; convert with `.to(tl.float16)`" if "float" in _KINDS[op.accepts] else ""
-        raise DTypeError(f"{op.name} takes {takes} values, not {node.dtype}{hint}")
+        raise DTypeError(f"{op.name} takes {takes} values, not {dtype}{hint}")
 
 
 def elementwise(op: Op, *args: Node) -> Node:
     """op over broadcast arguments."""
     for a in args:
-        _accept(op, a)
+        _computes(op, a)
     if op is ops.where and args[0].dtype is not bool_:
         raise DTypeError(f"where: the condition is bool, not {args[0].dtype}")
     first, *rest = args[1:] if op is ops.where else args
@@ -59,8 +64,9 @@ def elementwise(op: Op, *args: Node) -> Node:
     for other in rest:
         dtype = common_dtype(op, first, other)
         weak = weak and other.weak
-    if op.accepts == "float" and dtype.kind != "float":
-        dtype = float32 if weak else float16
+    if weak and op.accepts == "float":
+        dtype = float32
+    _accept(op, dtype)  # bools meet numbers as 0 and 1
     shapes = [a.shape for a in args]
     shape = shapes[0]
     if any(s != shape for s in shapes):
@@ -94,7 +100,8 @@ def normal_axes(op: str, axis: Any, rank: int) -> tuple[int, ...]:
 
 def reduce(op: Op, x: Node, axis: Any = None, keepdims: bool = False) -> Node:
     """op folded over axes."""
-    _accept(op, x)
+    _computes(op, x)
+    _accept(op, x.dtype)
     if op is ops.argmax and axis is None:
         flat = reduce(op, reshape(x, (x.size,)), 0)
         return reshape(flat, (1,) * len(x.shape)) if keepdims else flat
@@ -125,7 +132,7 @@ def convert(x: Node, dtype: DType, on_overflow: str) -> Node:
     if x.dtype is dtype and not x.weak:
         return x
     device = x.dtype.computes and dtype.computes
-    if dtype is float16 and x.dtype.name in ("float32", "bfloat16"):
+    if dtype is float16 and x.dtype.name in ("float32", "bfloat16", "int32"):
         node = Node(ops.NARROW, (x,), (on_overflow,), x.shape, dtype)
     elif device or (x.dtype.name == "bfloat16" and dtype is float32):
         node = Node(ops.CAST, (x,), (dtype,), x.shape, dtype)

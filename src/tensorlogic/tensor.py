@@ -396,7 +396,8 @@ def _pow(self: Tensor, exponent: Any) -> Any:
         exponent = exponent._scalar("its number")
     if exponent in (0.5, -0.5):
         return wrap(record.elementwise(OPS["sqrt" if exponent > 0 else "rsqrt"], self._node))
-    if not isinstance(exponent, int | float) or exponent != int(exponent) or abs(exponent) > 64:
+    whole = isinstance(exponent, int | float) and float(exponent).is_integer()
+    if not whole or abs(exponent) > 64:
         return NotImplemented
     n = abs(int(exponent))
     power, out = wrap(record.cast(self._node, float32)) if self.dtype is float16 else self, None
@@ -406,7 +407,8 @@ def _pow(self: Tensor, exponent: Any) -> Any:
         n >>= 1
         power = power * power if n else power
     if out is None:
-        out = wrap(record.elementwise(OPS["add"], (self * 0)._node, number(1)))
+        there = record.elementwise(OPS["equal"], self._node, self._node)
+        out = wrap(record.elementwise(OPS["where"], there, number(1), number(1)))
     if exponent < 0:
         out = 1.0 / out
     return wrap(record.cast(out._node, self.dtype))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tensorlogic.codegen import clike, gpu_matmul
+from tensorlogic.codegen import clike, gpu_matmul, gpu_quant
 from tensorlogic.kernels import interpret
 from tensorlogic.kernels.ir import Kernel
-from tensorlogic.kernels.spec import Matmul
-from tests.gpu_texts import MATMULS
+from tensorlogic.kernels.spec import BlockMatvec, Matmul
+from tests.gpu_texts import MATMULS, MATVECS, matvec_text
 from tests.kernels.kernel_examples import EXAMPLES
 from tests.kernels.samples import SAMPLES, buffers_of
 
@@ -49,7 +50,7 @@ class Compiled:
             self.function((threads // self.group,), (self.group,), (*buffers, by_value))
 
 
-def milliseconds(work: Callable[[], None]) -> float:
+def milliseconds(work: Callable[[], object]) -> float:
     """The median of several runs."""
     work()
     times = []
@@ -170,7 +171,7 @@ WIDE = ("integers", "example_integers")
 """Kernels whose i64 values do not fit into 32 bits."""
 
 
-def product(
+def problem(
     spec: Matmul, compiled: Compiled, tile: gpu_matmul.GpuTile, m: int, n: int, k: int, batches: int
 ) -> tuple[Callable[[], None], Array, Array, Array, Array]:
     """A launch on random operands; also a, b, bias and out."""
@@ -178,10 +179,12 @@ def product(
 
     def operand(rows: int, cols: int, dtype: str, gap: int) -> Array:
         size = batches * rows * cols * gap
-        x = np.resize(rng.standard_normal(min(size, 1 << 20)).astype(np.float32) * 0.1, size)
-        bits = {"f16": x.astype(np.float16), "f32": x}
-        array = bits.get(dtype, (x.view(np.uint32) >> 16).astype(np.uint16))
-        return array.reshape(batches, rows, cols, gap)
+        x = rng.standard_normal(min(size, 1 << 20)).astype(np.float32) * np.float32(0.1)
+        if dtype == "f16":
+            x = x.astype(np.float16)
+        elif dtype == "bf16":
+            x = (x.view(np.uint32) >> 16).astype(np.uint16)
+        return np.resize(x, size).reshape(batches, rows, cols, gap)
 
     gap_a, gap_b = (1 if c else 2 for c in (spec.a_contiguous, spec.b_contiguous))
     a = operand(*((k, m) if spec.a_contiguous == "m" else (m, k)), spec.a_dtype, gap_a)
@@ -207,19 +210,20 @@ def run_matmuls(table: Table, wanted: Callable[[str], bool]) -> None:
         if not wanted(f"matmul_{name}"):
             continue
         matrix = gpu_matmul.uses_matrix_units(spec)
-        for tile in TILES if matrix else (gpu_matmul.PLAIN,):
-            for index in ("i64", "i32"):
+        timed = TIMED if name in ("f16_k_n", "f16_k_k") else TIMED[:1]
+        for tile in TILES[: 5 if len(timed) > 1 else 2] if matrix else (gpu_matmul.PLAIN,):
+            for index in ("i64", "i32") if len(timed) > 1 else ("i64",):
                 text = gpu_matmul.render(spec, "product", "cuda", tile, index=index)
                 compiled = Compiled(text, "product", tile.threads)
                 shape = f"{tile.m}x{tile.n}x{tile.k}/{tile.simds_m}x{tile.simds_n}"
                 for sizes in SIZES:
-                    launch, a, b, bias, out = product(spec, compiled, tile, *sizes)
+                    launch, a, b, bias, out = problem(spec, compiled, tile, *sizes)
                     launch()
                     sums = as_float(a, spec.a_dtype) @ as_float(b, spec.b_dtype) + bias
                     error = largest_error(out.get(), np.tanh(sums), "f16", 2e-3, 1e-4)
                     table.row(f"{name} {'x'.join(map(str, sizes))}", shape, index, error)
-                for sizes in TIMED if matrix else TIMED[:1]:
-                    launch, a, b, *_, out = product(spec, compiled, tile, *sizes)
+                for sizes in timed:
+                    launch, a, b, *_, out = problem(spec, compiled, tile, *sizes)
                     ms = milliseconds(launch)
                     m, n, k, batches = sizes
                     moved = a.nbytes + b.nbytes + out.nbytes
@@ -232,6 +236,44 @@ def run_matmuls(table: Table, wanted: Callable[[str], bool]) -> None:
             ms = milliseconds(lambda a=a, b=b: cupy.matmul(a, b))
             moved = a.nbytes + b.nbytes + 2 * m * n
             table.row(f"vendor {m}x{n}x{k}", "", "", "", None, ms, moved, 2.0 * m * n * k)
+
+
+def run_matvecs(table: Table, wanted: Callable[[str], bool]) -> None:
+    rng = np.random.default_rng(0)
+    for (name, spec), rows_each in product(MATVECS.items(), (1, 2, 4)):
+        if not wanted(f"matvec_{name}"):
+            continue
+        text = matvec_text(name, "cuda", rows_each)
+        compiled = Compiled(text, f"matvec_{name}", gpu_quant.GROUP)
+
+        def prepare(rows: int, blocks: int, spec: BlockMatvec = spec, each: int = rows_each) -> Any:
+            data = np.resize(rng.integers(0, 256, 18 << 16, dtype=np.uint8), (rows * blocks, 18))
+            scales = np.resize(rng.standard_normal(1 << 16) * 0.05, rows * blocks)
+            data[:, :2] = scales.astype(np.float16).view(np.uint8).reshape(-1, 2)
+            x = rng.standard_normal(blocks * 32).astype(interpret.MEMORY[spec.x_dtype])
+            bias = rng.standard_normal(rows).astype(np.float32)
+            buffers = [*map(cupy.asarray, (data.ravel(), x, bias)), cupy.zeros(rows, np.float32)]
+            params = {"rows": rows, "blocks": blocks}
+            words = clike.pack_params(spec.all_params, params, [0] * 4)
+            return data, x, bias, buffers, gpu_quant.matvec_grid(params, each), words
+
+        for rows, blocks in ((11, 9), (8, 40), (1, 1)):
+            data, x, bias, buffers, threads, words = prepare(rows, blocks)
+            compiled(threads, buffers, words)
+            digits = np.concatenate([data[:, 2:] & 15, data[:, 2:] >> 4], axis=1).astype(float) - 8
+            scale = np.ascontiguousarray(data[:, :2]).view(np.float16).astype(float)
+            sums = (digits * scale).reshape(rows, -1) @ x.astype(float) + bias
+            error = largest_error(buffers[3].get(), np.maximum(sums, 0), "f32", 1e-5, 1e-5)
+            table.row(f"matvec {name} {rows}x{blocks * 32}", f"{rows_each} rows", "i64", error)
+        _, _, _, buffers, threads, words = prepare(32768, 128)
+        matrices = [buffers[0].copy() for _ in range(8)]  # together more than the L2 holds
+
+        launches = [(threads, [w, *buffers[1:]], words) for w in matrices]
+        ms = milliseconds(lambda c=compiled, all=launches: [c(*one) for one in all])
+        moved = sum(w.nbytes for w in matrices)
+        table.row(
+            f"matvec {name} 8 of 32768x4096", f"{rows_each} rows", "i64", "", compiled, ms, moved
+        )
 
 
 TILES = (
@@ -263,6 +305,7 @@ def main(names: list[str]) -> int:
             small = (example.buffers, example.params)
             tolerance = (example.tolerance, example.tolerance)
             run_kernel(table, name, example.kernel, small, None, tolerance)
+    run_matvecs(table, wanted)
     run_matmuls(table, wanted)
     print(f"{table.wrong} wrong")
     return int(table.wrong > 0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from tensorlogic.codegen import clike, gpu_matmul
+from tensorlogic.codegen import clike, gpu_matmul, gpu_quant
 from tensorlogic.codegen.dialects import BODY_MARK
 from tensorlogic.kernels.check import KernelError
 from tensorlogic.kernels.ir import (
@@ -21,7 +23,7 @@ from tensorlogic.kernels.ir import (
 )
 from tests.cuda import checker
 from tests.cuda.checker import CudaError, check_cuda, compile_all
-from tests.gpu_texts import MATMULS, matmul_text, texts
+from tests.gpu_texts import MATMULS, MATVECS, matmul_text, matvec_text, texts
 from tests.kernels.samples import SAMPLES
 
 TEXTS = dict(texts("cuda"))
@@ -35,6 +37,8 @@ def test_every_text_is_well_formed():
     for name in MATMULS:
         for tile in TILES:
             check_cuda(matmul_text(name, "cuda", tile))
+    for name in MATVECS:
+        check_cuda(matvec_text(name, "cuda"))
 
 
 @pytest.mark.parametrize("index", ["i64", "i32"])
@@ -44,7 +48,7 @@ def test_every_text_compiles(index, tmp_path):
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
-def test_every_matmul_compiles(arch, tmp_path):
+def test_every_product_compiles(arch, tmp_path):
     if checker.nvcc() is None and arch == "sm_90":
         arch = "sm_86"  # the newest that the oldest clang in use knows
     chosen = {
@@ -52,6 +56,7 @@ def test_every_matmul_compiles(arch, tmp_path):
         for name, spec in MATMULS.items()
         for tile in (TILES if gpu_matmul.uses_matrix_units(spec) else (gpu_matmul.PLAIN,))
     }
+    chosen |= {f"matvec_{name}": matvec_text(name, "cuda") for name in MATVECS}
     assert compile_all(chosen, arch, tmp_path) == set(chosen)
 
 
@@ -71,6 +76,8 @@ def test_bodies_are_equal_line_for_line():
         for tile in TILES:
             metal, cuda = (body(matmul_text(name, d, tile)) for d in ("metal", "cuda"))
             assert metal == cuda, name
+    for name in MATVECS:
+        assert body(matvec_text(name, "metal")) == body(matvec_text(name, "cuda")), name
 
 
 SOFTMAX = TEXTS["softmax"]
@@ -114,6 +121,12 @@ def big(size):
         Store(Y, I, load(kept, ZERO)),
     )
     return Kernel((X, Y), (N,), (Loop(I, ZERO, N, "parallel", row),))
+
+
+def test_a_quantized_type_without_a_text_is_refused():
+    spec = dataclasses.replace(MATVECS["q4_0_f16"], quant="q8_0")
+    with pytest.raises(KernelError, match="q8_0"):
+        gpu_quant.render(spec, "k", "cuda")
 
 
 REFUSED = {

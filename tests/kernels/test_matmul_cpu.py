@@ -43,7 +43,7 @@ def run(spec, lanes, a, b, outputs, more=(), small=True):
     text = matmul_kernel(spec, "matmul", lanes)
     function = native.compile_module(text, ["matmul"], imports)["matmul"]
     (batches, m, k), n = a.shape, b.shape[2]
-    work, chunk, scratch = units(spec, m, n, batches, lanes, native.threads())
+    work, chunk, scratch = units(m, n, batches, lanes, native.threads())
     strides = [s // x.itemsize for x in (a, b) for s in x.strides]
     words = [a.ctypes.data, b.ctypes.data, *(x.ctypes.data for x in outputs)]
     words += [m, n, k, batches, *strides, *more]
@@ -214,9 +214,9 @@ def test_the_bound_of_these_tests_rejects_a_wrong_sum():
 
 
 def test_units_are_even_and_cover_the_product():
-    spec, tile = spec_of(), llvm_matmul.TILES[16]
+    tile = llvm_matmul.TILES[16]
     for m, n, batches, threads in product((1, 128, 1024, 5000), (64, 4096), (1, 6), (1, 2, 16)):
-        work, chunk, scratch = units(spec, m, n, batches, 16, threads)
+        work, chunk, scratch = units(m, n, batches, 16, threads)
         assert work == -(-m // tile.strip) * -(-n // tile.nb) * batches
         assert 1 <= chunk <= tile.strips
         assert scratch == tile.scratch_bytes

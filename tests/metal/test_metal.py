@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from tensorlogic.codegen import clike, gpu_matmul
-from tests.gpu_texts import MATMULS, matmul_text, texts
+from tests.gpu_texts import MATMULS, MATVECS, matmul_text, matvec_text, texts
 from tests.kernels.samples import SAMPLES
 from tests.metal import checker
 from tests.metal.checker import MetalError, check_metal
@@ -25,6 +25,12 @@ def test_every_text_is_well_formed(name):
 def test_every_matmul_is_well_formed(name):
     for tile in (gpu_matmul.SMALL, gpu_matmul.LARGE):
         check_metal(matmul_text(name, "metal", tile))
+
+
+@pytest.mark.parametrize("name", MATVECS)
+def test_every_quantized_product_is_well_formed(name):
+    for index in ("i64", "i32"):
+        check_metal(matvec_text(name, "metal", index=index))
 
 
 def test_a_missing_clang_fails_and_says_how_to_install_it(monkeypatch):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tensorlogic.codegen.emit import Module, f32
-from tensorlogic.devices import native
+from tensorlogic.devices import native, symbols
 from tensorlogic.devices.native import Launch, Program
 
 KERNEL_ARGS = [("ptr", "args"), ("i64", "lo"), ("i64", "hi"), ("ptr", "scratch")]
@@ -110,6 +110,22 @@ def test_scratch_is_aligned_and_apart(functions, pool):
     assert all(b - a >= size for a, b in itertools.pairwise(ordered))
 
 
+@pytest.mark.skipif(
+    not symbols.HAS_CPU_SETS or len(os.sched_getaffinity(0)) < 2, reason="no other core to go to"
+)
+def test_workers_keep_off_the_callers_core(functions, pool):
+    pool(3)
+    program, _ = chain(functions, 100, 3, 10)
+    before = set(os.listdir("/proc/self/task"))
+    native.run(program)
+    workers = set(os.listdir("/proc/self/task")) - before
+    assert len(workers) == 2
+    sets = [os.sched_getaffinity(int(w)) for w in workers]
+    everywhere = os.sched_getaffinity(0)
+    assert sets[0] == sets[1] < everywhere
+    assert len(sets[0]) == len(everywhere) - 1
+
+
 def test_no_room_for_scratch_is_a_memory_error(functions):
     for small in (False, True):
         program = Program([Launch(functions["where"], 1, 0, 1)], scratch_bytes=1 << 60, small=small)
@@ -190,7 +206,7 @@ def script(body: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run Python text that has `program`: ten launches on a pool of three threads."""
     head = """
 import os, sys, threading, time
-from tensorlogic.devices import native
+from tensorlogic.devices import native, symbols
 nothing = native._runner().functions["nothing"]
 program = native.Program([native.Launch(nothing, 0, 64, 1)] * 10)
 native.run(program)

@@ -173,6 +173,8 @@ class Printer(KernelText):
         self.alone = self.flat
         """Whether threads go their own ways here: within a vector loop, or everywhere."""
         self.packed = can_pack(kernel, self.flat)
+        self.first_group_only = False
+        """Whether what is printed is uniform over the grid: effects are for one thread of it."""
         self.hazards = Hazards(kernel)
         self.thread = "LANE" if width == SIMD else "THREAD"
         self._parts: dict[str, str] = {}
@@ -185,7 +187,11 @@ class Printer(KernelText):
         for s in walk(body):
             merge = s.merge if isinstance(s, Fold) else ()
             self.count(e for e in exprs_of(s) if e not in merge)
+        if any(isinstance(s, Store) for s in walk(body[:-1])):
+            raise KernelError("a store before the parallel range: every group would make it")
+        self.first_group_only = True
         self.statements(body[:-1])
+        self.first_group_only = False
         last = body[-1]
         if self.flat:
             place = f"index_t(GROUP) * {FLAT_GROUP} + index_t(THREAD)"
@@ -246,6 +252,8 @@ class Printer(KernelText):
         """A store or a check: by one thread, where all run alike."""
         self.guard(s)
         conditions = [] if self.alone else [f"{self.thread} == 0"]
+        if self.first_group_only:
+            conditions = ["GROUP == 0", "THREAD == 0"]
         if isinstance(s, Store):
             self.store(s, conditions)
         else:

@@ -69,9 +69,8 @@ class Module:
         args: Sequence[ArgType],
         result: str = "void",
         attributes: str = "nounwind",
-        linkage: str = "",
     ) -> Function:
-        f = Function(self, name, args, result, attributes, linkage)
+        f = Function(self, name, args, result, attributes)
         self._functions.append(f)
         return f
 
@@ -119,13 +118,10 @@ class Function:
         args: Sequence[ArgType],
         result: str = "void",
         attributes: str = "nounwind",
-        linkage: str = "",
     ) -> None:
         self.module, self.name = module, name
         head = ", ".join(f"{t} %{n}" for t, n in args)
-        self._head = (
-            f"define {linkage + ' ' if linkage else ''}{result} @{name}({head}) {attributes} {{"
-        )
+        self._head = f"define {result} @{name}({head}) {attributes} {{"
         self._entry: list[str] = []
         self._lines: list[str] = []
         self._count = 0

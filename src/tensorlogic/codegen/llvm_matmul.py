@@ -1,10 +1,11 @@
 """The matmul family for the CPU: one function for each `Matmul`, all extents and strides run-time.
 
-The parallel range is made of strips: STRIP rows of one block of `nb` columns of one batch entry,
-rows fastest. A thread takes consecutive strips of a block together (at most `max_rows` rows): for
-each slice of K it packs their part of A and of B into its scratch memory as float32 panels, in the
-order in which the micro-kernel reads them, and adds the products to a float32 block of C, also in
-scratch. After the last slice the epilogue runs over that block as a kernel of the IR.
+The parallel range is made of strips: a few panels of rows of one block of `nb` columns of one batch
+entry, rows fastest. A thread takes consecutive strips of a block together, `max_rows` rows at most.
+For each slice of K it packs their part of A, then panel by panel that of B, into its scratch memory
+as float32, in the order in which the micro-kernel reads them, and adds the products to a float32
+block of C, also in scratch. After the last slice the epilogue runs over that block as a kernel of
+the IR.
 
 The blocking is that of K. Goto and R. van de Geijn, Anatomy of High-Performance Matrix
 Multiplication, ACM TOMS 34(3), 2008: a micro-kernel keeps mr x nr accumulators in registers.
@@ -84,9 +85,7 @@ TILES = {
 """By lanes: AVX-512 has 32 registers of 16, AVX2 16 of 8, NEON 32 of 4."""
 
 
-def units(
-    spec: Matmul, M: int, N: int, batches: int, lanes: int, threads: int
-) -> tuple[int, int, int]:
+def units(M: int, N: int, batches: int, lanes: int, threads: int) -> tuple[int, int, int]:
     """(work, chunk, scratch bytes) of a launch: chunks are as large as an even load allows."""
     tile = TILES[lanes]
     strips = ceil(M / tile.strip)

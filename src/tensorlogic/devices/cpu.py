@@ -170,7 +170,7 @@ class Cpu:
         words = len(step.buffers) + len(step.params)
         if isinstance(step.kernel, Matmul):
             m, n, _ = step.problem
-            work, chunk, _ = units(step.kernel, m, n, step.batch, host().lanes, threads())
+            work, chunk, _ = units(m, n, step.batch, host().lanes, threads())
             return Launch(function, words, work, chunk)
         share = -(-step.work // (64 * threads()))
         chunk = max(1, CHUNK // step.cost, share)
@@ -183,5 +183,5 @@ class Cpu:
         """Bytes of local memory that a worker needs for a step."""
         if isinstance(step.kernel, Matmul):
             m, n, _ = step.problem
-            return units(step.kernel, m, n, step.batch, host().lanes, threads())[2]
+            return units(m, n, step.batch, host().lanes, threads())[2]
         return step.scratch

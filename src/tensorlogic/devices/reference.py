@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensorlogic import gate, ops
-from tensorlogic.dtypes import DType, float16
+from tensorlogic.dtypes import DType, float16, int32
 from tensorlogic.graph import Node, topological
 from tensorlogic.quants import QUANTS, dequantize
 from tensorlogic.storage import Memory, Strided, contiguous_strides
@@ -36,7 +36,8 @@ def leaf_array(node: Node) -> Array:
 
 def array_data(array: Array, dtype: DType) -> Strided:
     """A fresh array as the data of a node."""
-    array = np.ascontiguousarray(array, dtype.numpy).reshape(array.shape)
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(array, dtype.numpy).reshape(array.shape)
     if array.base is not None or not array.flags.owndata:
         array = array.copy()
     memory, _ = Memory.of_array(array)
@@ -110,6 +111,14 @@ def _update(node: Node, x: Array, at: Array, new: Array) -> Array:
     return result
 
 
+def _cast(node: Node, x: Array) -> Array:
+    """Floats to int32 are cut to whole numbers and to its range; NaN is 0."""
+    if node.dtype is not int32 or x.dtype.kind != "f":
+        return x
+    whole = np.nan_to_num(np.trunc(x.astype(np.float64)), nan=0.0)
+    return np.clip(whole, -(2.0**31), 2.0**31 - 1)
+
+
 def _narrow(node: Node, x: Array) -> Array:
     return gate.to_float16(x.astype(np.float32), node.attrs[0], node.name)
 
@@ -124,10 +133,11 @@ def _slice(node: Node, x: Array) -> Array:
     return result
 
 
+_VIEWS = ("reshape", "permute", "expand", "slice")
 _RULES: dict[str, Callable[..., Array]] = {
     "elementwise": _elementwise,
     "reduce": _reduce,
-    "cast": lambda node, x: x,
+    "cast": _cast,
     "narrow": _narrow,
     "reshape": lambda node, x: x.reshape(node.shape),
     "permute": lambda node, x: np.transpose(x, node.attrs[0]),
@@ -170,4 +180,6 @@ class Reference:
             if node.dtype is float16 and result.dtype != np.float16:
                 # Through float32, as on every device: the stored value is rounded from float32.
                 result = result.astype(np.float32)
+                if node.op.kind in _VIEWS:
+                    return result  # of a quantized leaf: a view rounds nothing
             return np.asarray(result).astype(node.dtype.numpy, copy=False)

@@ -267,6 +267,8 @@ class Lowering:
                 if isinstance(t, LoopVar) and c == 1 and t.extent % quant.block == 0:
                     raise SplitNeeded(t, (t.extent // quant.block, *quant.digits), static=True)
         if digits is None:
+            if any(c < 0 for c in inside.values()):  # idiv rounds towards zero
+                block, start, inside = ZERO, flat.const, flat.terms
             whole = affine_value(Affine(start, inside))
             size = const(quant.block, "i64")
             block = block + Affine.of(ir.binary("idiv", whole, size))

@@ -63,7 +63,7 @@ def _cast(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Ex
 
 def _narrow(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
     """The overflow gate: finite values beyond ±65504 are counted, or saturated."""
-    value = low.value(node.args[0], at, where)
+    value = cast(low.value(node.args[0], at, where), "f32")
     (mode,) = node.attrs
     size = unary("abs", value)
     beyond = (size > FLOAT16_MAX) & (size < float("inf"))
@@ -204,7 +204,8 @@ def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
         pair = [ZERO if n == 1 else i for n, i in zip(x.shape[-2:], (row, col), strict=True)]
         return [*batch, *pair]
 
-    quantized = any(n.data is not None and n.data.strides is None for n in _sources(b))
+    sources = _sources(a) + _sources(b)
+    quantized = any(n.data is not None and n.data.strides is None for n in sources)
     if node.shape[-2] <= SMALL_PRODUCT or a.shape[-1] == 0 or quantized:
         depth, axis = a.shape[-1], len(node.shape)
         variables, k = low.axis(node, axis, depth)
