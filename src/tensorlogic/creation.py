@@ -49,8 +49,8 @@ def _as_array(data: Any) -> NDArray[Any]:
 
     try:
         array = np.asarray(plain(data) if isinstance(data, list | tuple) else data)
-    except (ValueError, OverflowError) as e:
-        raise ShapeError(f"tensor: nested lists of unequal length ({e})") from None
+    except ValueError:
+        raise ShapeError("tensor: nested lists of unequal length") from None
     if array.dtype == object:
         raise DTypeError("tensor: the data holds values that are not numbers")
     return array if array.size or array.dtype != np.float64 else array.astype(np.float32)

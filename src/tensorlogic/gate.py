@@ -114,6 +114,7 @@ def check_length(length: int, size: int, site: str) -> None:
 def check_update(at: int, count: int, size: int, site: str) -> None:
     """Raises IndexRangeError for an update that would leave its axis."""
     if not 0 <= at <= size - count:
+        rows = "1 row" if count == 1 else f"{count} rows"
         raise IndexRangeError(
-            f"{site}: update: {count} rows at {at} do not lie in an axis of size {size}"
+            f"{site}: update: {rows} from {at} on would leave an axis of size {size}"
         )

@@ -472,7 +472,9 @@ def _structural(name: str, doc: str, **more: Any) -> Op:
     return Op(name, name, doc, accepts="any", **more)
 
 
-CAST = _structural("cast", "Conversion; float16 overflow gives inf; a float to int32 is cut, to its range, and NaN to 0.")
+CAST = _structural(
+    "cast", "Conversion; float16 overflow gives inf. Floats are cut to int32's range, NaN to 0."
+)
 NARROW = _structural("narrow", "Conversion to float16 through the overflow gate.")
 CONVERT = _structural("convert", "Conversion of a storage dtype, by the host.")
 RESHAPE = _structural("reshape", "The same values in another shape.")

@@ -256,6 +256,7 @@ class Tensor(TypedTensor[DT, *Dims]):
         runtime.evaluate([node])
         if node.data is None:
             raise TraceError("a placeholder has no device to leave")
+        node.data.memory.shared = True  # two tensors name it now
         return wrap(leaf(node.data, node.shape, node.dtype, label, node.name))
 
     def dequantize(self) -> Tensor[DT, *Dims]:
@@ -390,6 +391,11 @@ def _matmul(self: Tensor, other: Any) -> Any:
     return wrap(record.matmul(self._node, other._node))
 
 
+def _rmatmul(self: Tensor, other: Any) -> Any:
+    """Reached by an ndarray on the left, which is an error that says what to write."""
+    return as_node(other) if isinstance(other, np.ndarray) else NotImplemented
+
+
 def _pow(self: Tensor, exponent: Any) -> Any:
     """Whole exponents up to 64 by repeated squaring, and 0.5 and -0.5 by roots."""
     if isinstance(exponent, Tensor):
@@ -415,4 +421,5 @@ def _pow(self: Tensor, exponent: Any) -> Any:
 
 
 Tensor.__matmul__ = _matmul  # type: ignore[method-assign, assignment]
+Tensor.__rmatmul__ = _rmatmul  # type: ignore[attr-defined]
 Tensor.__pow__ = _pow  # type: ignore[method-assign, assignment]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tensorlogic import gate, ops
+from tensorlogic import gate, ops, settings
 from tensorlogic.dtypes import DType, float16, int32
 from tensorlogic.graph import Node, topological
 from tensorlogic.quants import QUANTS, dequantize
@@ -161,9 +161,11 @@ class Reference:
 
     def run(self, roots: Sequence[Node]) -> None:
         values: dict[int, Array] = {}
-        order = topological(roots)
-        for node in order:
-            values[id(node)] = leaf_array(node) if node.op is None else self.compute(node, values)
+        exact = settings.current().precision == "exact"
+        for node in topological(roots):
+            values[id(node)] = (
+                leaf_array(node) if node.op is None else self.compute(node, values, exact)
+            )
         for root in roots:
             if root.op is not None:
                 root.realise(array_data(values[id(root)], root.dtype))
@@ -172,7 +174,8 @@ class Reference:
         return False
 
     @staticmethod
-    def compute(node: Node, values: dict[int, Array]) -> Array:
+    def compute(node: Node, values: dict[int, Array], exact: bool = False) -> Array:
+        """The value of a node from those of its arguments; `exact` rounds nothing to float16."""
         assert node.op is not None
         with np.errstate(all="ignore"):
             args = [values[id(a)] for a in node.args]
@@ -180,6 +183,6 @@ class Reference:
             if node.dtype is float16 and result.dtype != np.float16:
                 # Through float32, as on every device: the stored value is rounded from float32.
                 result = result.astype(np.float32)
-                if node.op.kind in _VIEWS:
-                    return result  # of a quantized leaf: a view rounds nothing
+                if exact or node.op.kind in _VIEWS:
+                    return result  # a view of a quantized leaf rounds nothing either
             return np.asarray(result).astype(node.dtype.numpy, copy=False)

@@ -29,6 +29,8 @@ MAX_OPS = 128
 """Ops in one kernel at most; longer chains are cut."""
 MAX_BUFFERS = 24
 """Inputs of one kernel at most: Metal binds 31 buffers."""
+MAX_PARTS = 8
+"""Parts of a concatenation in one kernel at most; many equal ones share a kernel."""
 CHEAP_OPS = 3
 """A value of one input and so few ops is computed again rather than stored for two kernels."""
 
@@ -273,7 +275,8 @@ class Scheduler:
                 parts.append((low, Output(root, at_root, value)))
                 needed += list(low.dependencies.values())
             start += part.shape[axis]
-        return [split_step(parts)], needed
+        some = range(0, len(parts), MAX_PARTS)
+        return [split_step(parts[i : i + MAX_PARTS]) for i in some], needed
 
     def _in_place(self, n: Node) -> bool:
         """Whether nobody else will read the tensor that an update consumes."""
