@@ -79,8 +79,8 @@ def assert_close(got: Array, want: Any, ulps: float = 4, scale: Any = None, what
     if np.any(bad):
         at = tuple(int(i) for i in np.argwhere(bad)[0])
         raise AssertionError(
-            f"{what}: {int(bad.sum())} of {bad.size} values differ, the worst by {size[bad].max()}; "
-            f"first at {list(at)}: {got[at]!r}, not {want[at]!r}"
+            f"{what}: {int(bad.sum())} of {bad.size} values differ, the worst by "
+            f"{size[bad].max()}; first at {list(at)}: {got[at]!r}, not {want[at]!r}"
         )
 
 

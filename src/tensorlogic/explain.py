@@ -11,7 +11,7 @@ from tensorlogic.graph import Node, inline_calls, shape_text, topological
 from tensorlogic.kernels.ir import Kernel
 from tensorlogic.kernels.spec import Matmul
 from tensorlogic.schedule.emit import Step
-from tensorlogic.schedule.fuse import schedule
+from tensorlogic.schedule.fuse import Schedule, schedule
 
 STAGES = ("graph", "schedule", "kernels", "source")
 
@@ -29,21 +29,29 @@ def explain(roots: Sequence[Node], stage: str, device: str | None = None) -> str
     roots = inline_calls(roots)
     if stage == "graph":
         return graph_text(roots)
-    pending = [r for r in roots if r.op is not None]
-    if not pending:
+    if all(r.op is None for r in roots):
         return "nothing to compute: the values are there\n"
-    plan = schedule(pending, settings.current())
     if stage == "schedule":
-        return plan.text()
-    steps: dict[str, Step] = {}
-    for step in plan.steps:
-        steps.setdefault(step_text(step), step)
+        return _schedule(roots).text()
+    steps = distinct_steps(roots)
     if stage == "kernels":
         return "\n".join(steps)
     render = _RENDERERS.get(name)
     if render is None:
         return f"{name} runs op by op and has no source\n"
     return "\n".join(render(s.kernel, kernel_name(t)) for t, s in steps.items())
+
+
+def _schedule(roots: Sequence[Node]) -> Schedule:
+    return schedule([r for r in roots if r.op is not None], settings.current())
+
+
+def distinct_steps(roots: Sequence[Node]) -> dict[str, Step]:
+    """One step for each kernel that computing the roots (a graph without calls) takes, by text."""
+    steps: dict[str, Step] = {}
+    for step in _schedule(roots).steps:
+        steps.setdefault(step_text(step), step)
+    return steps
 
 
 def graph_text(roots: Sequence[Node]) -> str:

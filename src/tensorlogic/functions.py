@@ -13,8 +13,8 @@ from typing import Any
 
 from tensorlogic import ops, record, runtime
 from tensorlogic.dtypes import float32
-from tensorlogic.errors import DTypeError, ShapeError
-from tensorlogic.graph import Node, number
+from tensorlogic.errors import ShapeError
+from tensorlogic.graph import Node, number, shape_text
 from tensorlogic.ops import OPS, Op
 from tensorlogic.tensor import Tensor, as_node, wrap
 
@@ -47,6 +47,12 @@ def _node(fn: str, value: Any) -> Node:
     if not isinstance(value, Tensor):
         raise TypeError(f"{fn}: a tensor was expected, not {type(value).__name__}")
     return value._node
+
+
+def _floats(fn: str, value: Any) -> Node:
+    node = _node(fn, value)
+    record.check_floats(fn, node)
+    return node
 
 
 def _from_row(op: Op) -> Callable[..., Any]:
@@ -128,11 +134,7 @@ def mean(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
     >>> tl.mean(tl.tensor([[1.0, 3.0], [5.0, 7.0]]), axis=0).tolist()
     [3.0, 5.0]
     """
-    node = _node("mean", x)
-    if node.dtype.kind != "float":
-        raise DTypeError(
-            f"mean takes float values, not {node.dtype}; convert with `.to(tl.float16)`"
-        )
+    node = _floats("mean", x)
     return wrap(record.cast(_mean(record.cast(node, float32), axis, keepdims), node.dtype))
 
 
@@ -182,7 +184,8 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
     >>> tl.softmax(tl.tensor([0.0, 0.0])).tolist()
     [0.5, 0.5]
     """
-    node = _node("softmax", x)
+    node = _floats("softmax", x)
+    axis = record.normal_axis("softmax", axis, len(node.shape))
     wide = record.cast(node, float32)
     top = record.reduce(ops.reduce_max, wide, axis, True) if wide.size else wide
     e = record.elementwise(OPS["exp"], record.elementwise(OPS["sub"], wide, top))
@@ -212,7 +215,8 @@ def layer_norm(
     >>> tl.layer_norm(tl.tensor([1.0, 3.0]), bias=tl.ones([2]), eps=0.0).tolist()
     [0.0, 2.0]
     """
-    node = _node("layer_norm", x)
+    node = _floats("layer_norm", x)
+    record.normal_axis("layer_norm", -1, len(node.shape))
     wide = record.cast(node, float32)
     centred = record.elementwise(OPS["sub"], wide, _mean(wide, -1, True))
     variance = _mean(record.elementwise(OPS["mul"], centred, centred), -1, True)
@@ -229,7 +233,8 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tens
     >>> tl.rms_norm(tl.tensor([3.0, 3.0]), weight=tl.tensor([1.0, 2.0])).tolist()
     [1.0, 2.0]
     """
-    node = _node("rms_norm", x)
+    node = _floats("rms_norm", x)
+    record.normal_axis("rms_norm", -1, len(node.shape))
     wide = record.cast(node, float32)
     square = _mean(record.elementwise(OPS["mul"], wide, wide), -1, True)
     scale = record.elementwise(OPS["rsqrt"], record.elementwise(OPS["add"], square, as_node(eps)))
@@ -262,6 +267,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if len(w.shape) != 2:
         raise ShapeError(f"linear: weight is [out, in], not {list(w.shape)}")
     node = _node("linear", x)
+    if node.shape[-1:] != w.shape[1:]:
+        raise ShapeError(
+            f"linear: x {list(node.shape)} does not fit weight {list(w.shape)}, which is [out, in]"
+        )
     product = record.matmul(node, record.permute(w, (1, 0)), wide=True)
     dtype = record.common_dtype(ops.MATMUL, node, w)
     if bias is not None:
@@ -485,8 +494,10 @@ def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     [[0.0, 0.0], [1.0, 1.0]]
     """
     nodes = [_node("stack", t) for t in tensors]
+    if not nodes:
+        raise ShapeError("stack of no tensors")
     if any(n.shape != nodes[0].shape for n in nodes):
-        raise ShapeError(f"stack: shapes differ: {[list(n.shape) for n in nodes]}")
+        raise ShapeError(f"stack: shapes differ: {', '.join(shape_text(n.shape) for n in nodes)}")
     return concat([unsqueeze(t, axis) for t in tensors], axis)
 
 

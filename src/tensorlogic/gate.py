@@ -32,7 +32,8 @@ def overflow_error(name: str, count: int, largest: float) -> RangeError:
     """The gate's error for a float16 tensor."""
     what = f"tensor `{name}`" if name else "the tensor"
     return RangeError(
-        f"{what} has {_values(count)} beyond ±65504, which float16 cannot hold (largest {largest:g}); "
+        f"{what} has {_values(count)} beyond ±65504, which float16 cannot hold "
+        f"(largest {largest:g}); "
         f'choose on_overflow="saturate", "inf" or "float32"'
     )
 

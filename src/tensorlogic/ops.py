@@ -268,7 +268,7 @@ def _silu_reference(x: Any) -> Any:
 
 
 def _sigmoid(x: Expr) -> Expr:
-    """exp only of what is not positive: it cannot overflow, and its small values keep their bits."""
+    """exp only of what is not positive: it cannot overflow, and small results keep their bits."""
     e = unary("exp", -unary("abs", x))
     return select(x < 0.0, e, 1.0) / (1.0 + e)
 
@@ -291,8 +291,8 @@ def _silu(x: Expr) -> Expr:
     return _times_sigmoid(bounded, bounded)
 
 
-# y * Phi(-y) * exp(y*y / 2) = v * polynomial(1 - 0.604 * v), v = y / (1 + 0.302 * y), y <= 15: 6e-9.
-# Fitted like the polynomials of kernels/expand.py.
+# y * Phi(-y) * exp(y*y / 2) = v * polynomial(1 - 0.604 * v), v = y / (1 + 0.302 * y), y <= 15:
+# 6e-9. Fitted like the polynomials of kernels/expand.py.
 _NORMAL_TAIL = (
     0.22325760126113892,
     0.16496062278747559,

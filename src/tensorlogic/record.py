@@ -37,25 +37,32 @@ def common_dtype(op: Op, a: Node, b: Node) -> DType:
     return promote(op.name, a.dtype, b.dtype)
 
 
-def _computes(op: Op, node: Node) -> None:
+def _computes(name: str, node: Node) -> None:
     if not node.dtype.computes:
         target = "float16" if node.dtype.kind == "float" else "int32"
         raise DTypeError(
-            f"{op.name}: {node.dtype} is a storage dtype; convert first with `.to(tl.{target})`"
+            f"{name}: {node.dtype} is a storage dtype; convert first with `.to(tl.{target})`"
         )
 
 
-def _accept(op: Op, dtype: DType) -> None:
-    if op.accepts != "any" and dtype.kind not in _KINDS[op.accepts]:
-        takes = " or ".join(_KINDS[op.accepts])
-        hint = "; convert with `.to(tl.float16)`" if "float" in _KINDS[op.accepts] else ""
-        raise DTypeError(f"{op.name} takes {takes} values, not {dtype}{hint}")
+def _accept(name: str, accepts: str, dtype: DType) -> None:
+    if accepts != "any" and dtype.kind not in _KINDS[accepts]:
+        takes = " or ".join(_KINDS[accepts])
+        hint = "; convert with `.to(tl.float16)`" if "float" in _KINDS[accepts] else ""
+        raise DTypeError(f"{name} takes {takes} values, not {dtype}{hint}")
+
+
+def check_floats(name: str, *nodes: Node) -> None:
+    """Raises DTypeError unless all are float16 or float32."""
+    for x in nodes:
+        _computes(name, x)
+        _accept(name, "float", x.dtype)
 
 
 def elementwise(op: Op, *args: Node) -> Node:
     """op over broadcast arguments."""
     for a in args:
-        _computes(op, a)
+        _computes(op.name, a)
     if op is ops.where and args[0].dtype is not bool_:
         raise DTypeError(f"where: the condition is bool, not {args[0].dtype}")
     first, *rest = args[1:] if op is ops.where else args
@@ -66,7 +73,7 @@ def elementwise(op: Op, *args: Node) -> Node:
         weak = weak and other.weak
     if weak and op.accepts == "float":
         dtype = float32
-    _accept(op, dtype)  # bools meet numbers as 0 and 1
+    _accept(op.name, op.accepts, dtype)  # bools meet numbers as 0 and 1
     shapes = [a.shape for a in args]
     shape = shapes[0]
     if any(s != shape for s in shapes):
@@ -100,8 +107,8 @@ def normal_axes(op: str, axis: Any, rank: int) -> tuple[int, ...]:
 
 def reduce(op: Op, x: Node, axis: Any = None, keepdims: bool = False) -> Node:
     """op folded over axes."""
-    _computes(op, x)
-    _accept(op, x.dtype)
+    _computes(op.name, x)
+    _accept(op.name, op.accepts, x.dtype)
     if op is ops.argmax and axis is None:
         flat = reduce(op, reshape(x, (x.size,)), 0)
         return reshape(flat, (1,) * len(x.shape)) if keepdims else flat
@@ -109,7 +116,8 @@ def reduce(op: Op, x: Node, axis: Any = None, keepdims: bool = False) -> Node:
     if op is ops.argmax and len(axes) > 1:
         raise ShapeError("argmax: one axis, or None for the flattened tensor")
     if op is not ops.reduce_sum and any(x.shape[a] == 0 for a in axes):
-        raise ShapeError(f"{op.name} of no values: shape {shape_text(x.shape)}, axis {axes}")
+        along = ", ".join(map(str, axes))
+        raise ShapeError(f"{op.name} of no values: shape {shape_text(x.shape)}, axis {along}")
     if op is ops.reduce_sum and x.dtype is bool_:
         x = cast(x, int32)
     kept = tuple(1 if i in axes else d for i, d in enumerate(x.shape))
@@ -307,11 +315,9 @@ def _one_batch_stride(x: Node, batch: Shape) -> Node:
 
 def matmul(a: Node, b: Node, wide: bool = False) -> Node:
     """NumPy's matmul: vectors, matrices, and batches that broadcast. `wide` gives float32."""
-    for x in (a, b):
-        if x.dtype.kind != "float" or not x.dtype.computes:
-            raise DTypeError(f"matmul takes float16 or float32, not {x.dtype}")
-        if not x.shape:
-            raise ShapeError("matmul takes vectors and matrices; multiply numbers with `*`")
+    check_floats("matmul", a, b)
+    if not a.shape or not b.shape:
+        raise ShapeError("matmul takes vectors and matrices; multiply numbers with `*`")
     dtype = float32 if wide else promote("matmul", a.dtype, b.dtype)
     a2 = reshape(a, (1, *a.shape)) if len(a.shape) == 1 else a
     b2 = reshape(b, (*b.shape, 1)) if len(b.shape) == 1 else b
@@ -336,9 +342,7 @@ def attention(
 ) -> Node:
     """q [..., H, T, D], k [..., G, S, D], v [..., G, S, E], H a multiple of G; [..., H, T, E]."""
     shapes = f"q {shape_text(q.shape)}, k {shape_text(k.shape)}, v {shape_text(v.shape)}"
-    for x in (q, k, v):
-        if x.dtype.kind != "float" or not x.dtype.computes:
-            raise DTypeError(f"scaled_dot_product_attention takes floats, not {x.dtype}")
+    check_floats("scaled_dot_product_attention", q, k, v)
     rank_was_2 = len(q.shape) == 2
     if not len(q.shape) == len(k.shape) == len(v.shape) or len(q.shape) < 2:
         raise ShapeError(f"scaled_dot_product_attention: ranks differ: {shapes}")

@@ -163,7 +163,7 @@ class Tensor(TypedTensor[DT, *Dims]):
         """DLPack capsule on the CPU. Consumers may write, so that they get a copy."""
         if copy is False:
             raise BufferError("a tensor is immutable; DLPack exports a copy")
-        return self.numpy().copy().__dlpack__()
+        return self.numpy().copy().__dlpack__(max_version=max_version)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)

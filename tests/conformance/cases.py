@@ -1,4 +1,4 @@
-"""The composed functions: one entry each, with inputs, a NumPy oracle in float64 and a tolerance."""
+"""The composed functions: inputs, a NumPy oracle in float64 and a tolerance for each."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Shapes = tuple[tuple[int, ...] | None, ...]
 
 @dataclass(frozen=True)
 class Case:
-    """A call and its oracle. `shapes` of the tensor inputs; `ints` maps inputs that are indices to
-    their bound; `scale` gives the size of the sums behind the result, `ulps` its error in float32."""
+    """A call and its oracle. `shapes` of the tensor inputs; `ints` are (input, bound) of those that
+    are indices; `scale` is the size of the sums behind the result, `ulps` its error in float32."""
 
     function: str
     call: Callable[..., Any]
@@ -124,48 +124,135 @@ CASES: list[Case] = [
         scale=lambda x, w, b: 8 * np.abs(w) + np.abs(b),
     ),
     Case("rms_norm", lambda x: tl.rms_norm(x), rms_norm, ((4, 40),), ulps=8),
-    Case("rms_norm", lambda x, w: x.rms_norm(w, 0.1), lambda x, w: rms_norm(x, w, 0.1),
-         ((5, 16), (16,)), ulps=8),
+    Case(
+        "rms_norm",
+        lambda x, w: x.rms_norm(w, 0.1),
+        lambda x, w: rms_norm(x, w, 0.1),
+        ((5, 16), (16,)),
+        ulps=8,
+    ),
     *(
         Case("matmul", lambda a, b: a @ b, np.matmul, shapes, scale=_product)
         for shapes in (
-            ((5,), (5,)), ((5,), (5, 3)), ((4, 5), (5,)), ((1, 64), (64, 33)), ((2, 17), (17, 5)),
-            ((3, 8), (8, 16)), ((4, 40), (40, 8)), ((5, 40), (40, 8)), ((6, 7), (7, 1)),
-            ((7, 33), (33, 19)), ((33, 65), (65, 47)), ((3, 4, 5), (5, 2)), ((4, 5), (3, 5, 2)),
-            ((2, 1, 9, 8), (3, 8, 4)), ((3, 1, 6), (3, 6, 5)), ((5,), (3, 5, 2)), ((3, 7, 5), (5,)),
-            ((3, 0), (0, 4)), ((9, 0), (0, 4)), ((0, 3), (3, 2)), ((3, 4), (4, 0)), ((0,), (0,)),
+            ((5,), (5,)),
+            ((5,), (5, 3)),
+            ((4, 5), (5,)),
+            ((1, 64), (64, 33)),
+            ((2, 17), (17, 5)),
+            ((3, 8), (8, 16)),
+            ((4, 40), (40, 8)),
+            ((5, 40), (40, 8)),
+            ((6, 7), (7, 1)),
+            ((7, 33), (33, 19)),
+            ((33, 65), (65, 47)),
+            ((3, 4, 5), (5, 2)),
+            ((4, 5), (3, 5, 2)),
+            ((2, 1, 9, 8), (3, 8, 4)),
+            ((3, 1, 6), (3, 6, 5)),
+            ((5,), (3, 5, 2)),
+            ((3, 7, 5), (5,)),
+            ((3, 0), (0, 4)),
+            ((9, 0), (0, 4)),
+            ((0, 3), (3, 2)),
+            ((3, 4), (4, 0)),
+            ((0,), (0,)),
         )
     ),
-    Case("linear", lambda x, w: tl.linear(x, w), lambda x, w: x @ w.T, ((3, 8), (5, 8)),
-         scale=lambda x, w: _product(x, w.T)),
+    Case(
+        "linear",
+        lambda x, w: tl.linear(x, w),
+        lambda x, w: x @ w.T,
+        ((3, 8), (5, 8)),
+        scale=lambda x, w: _product(x, w.T),
+    ),
     *(
-        Case("linear", lambda x, w, b: tl.linear(x, w, b), lambda x, w, b: x @ w.T + b,
-             (x, (5, 8), (5,)), scale=lambda x, w, b: _product(x, w.T) + np.abs(b))
+        Case(
+            "linear",
+            lambda x, w, b: tl.linear(x, w, b),
+            lambda x, w, b: x @ w.T + b,
+            (x, (5, 8), (5,)),
+            scale=lambda x, w, b: _product(x, w.T) + np.abs(b),
+        )
         for x in ((8,), (1, 8), (17, 8), (2, 3, 8), (2, 9, 8), (0, 8))
     ),
-    Case("embedding", lambda w, i: tl.embedding(i, w), lambda w, i: w[i], ((7, 5), (2, 3)), F,
-         ints=((1, 7),)),
-    Case("scaled_dot_product_attention", lambda q, k, v: SDPA(q, k, v), attention, Q3,
-         scale=_attention_scale),
-    Case("scaled_dot_product_attention", lambda q, k, v: q.scaled_dot_product_attention(
-        k, v, causal=True, scale=0.3), lambda q, k, v: attention(q, k, v, None, True, 0.3), Q3,
-         scale=_attention_scale),
+    Case(
+        "embedding",
+        lambda w, i: tl.embedding(i, w),
+        lambda w, i: w[i],
+        ((7, 5), (2, 3)),
+        F,
+        ints=((1, 7),),
+    ),
+    Case(
+        "scaled_dot_product_attention",
+        lambda q, k, v: SDPA(q, k, v),
+        attention,
+        Q3,
+        scale=_attention_scale,
+    ),
+    Case(
+        "scaled_dot_product_attention",
+        lambda q, k, v: q.scaled_dot_product_attention(k, v, causal=True, scale=0.3),
+        lambda q, k, v: attention(q, k, v, None, True, 0.3),
+        Q3,
+        scale=_attention_scale,
+    ),
     Case("reshape", lambda x: x.reshape(3, -1), lambda x: x.reshape(3, -1), ((2, 6),), ANY),
     Case("transpose", lambda x: x.transpose(), lambda x: x.swapaxes(-1, -2), ((2, 3, 4),), ANY),
-    Case("transpose", lambda x: tl.transpose(x, 0, 2), lambda x: x.swapaxes(0, 2), ((2, 3, 4),), ANY),
-    Case("permute", lambda x: x.permute(2, 0, 1), lambda x: x.transpose(2, 0, 1), ((2, 3, 4),), ANY),
+    Case(
+        "transpose", lambda x: tl.transpose(x, 0, 2), lambda x: x.swapaxes(0, 2), ((2, 3, 4),), ANY
+    ),
+    Case(
+        "permute", lambda x: x.permute(2, 0, 1), lambda x: x.transpose(2, 0, 1), ((2, 3, 4),), ANY
+    ),
     Case("squeeze", lambda x: x.squeeze(), lambda x: x.squeeze(), ((1, 3, 1),), ANY),
     Case("squeeze", lambda x: x.squeeze(-1), lambda x: x.squeeze(-1), ((1, 3, 1),), ANY),
     Case("unsqueeze", lambda x: x.unsqueeze(-1), lambda x: x[..., None], ((2, 3),), ANY),
-    Case("expand", lambda x: x.expand(4, 2, 3), lambda x: np.broadcast_to(x, (4, 2, 3)), ((2, 1),), ANY),
-    Case("concat", lambda a, b, c: tl.concat([a, b, c], axis=1),
-         lambda *x: np.concatenate(x, 1), ((2, 1), (2, 0), (2, 4)), ANY),
-    Case("stack", lambda a, b: tl.stack([a, b], -1), lambda *x: np.stack(x, -1), ((2, 3),) * 2, ANY),
-    Case("split", lambda x: tl.split(x, 3, axis=-1), lambda x: tuple(np.split(x, 3, -1)), ((2, 6),), ANY),
+    Case(
+        "expand",
+        lambda x: x.expand(4, 2, 3),
+        lambda x: np.broadcast_to(x, (4, 2, 3)),
+        ((2, 1),),
+        ANY,
+    ),
+    Case(
+        "concat",
+        lambda a, b, c: tl.concat([a, b, c], axis=1),
+        lambda *x: np.concatenate(x, 1),
+        ((2, 1), (2, 0), (2, 4)),
+        ANY,
+    ),
+    Case(
+        "stack", lambda a, b: tl.stack([a, b], -1), lambda *x: np.stack(x, -1), ((2, 3),) * 2, ANY
+    ),
+    Case(
+        "split",
+        lambda x: tl.split(x, 3, axis=-1),
+        lambda x: tuple(np.split(x, 3, -1)),
+        ((2, 6),),
+        ANY,
+    ),
     Case("split", lambda x: x.split([1, 0, 3]), lambda x: (x[:1], x[1:1], x[1:]), ((4, 2),), ANY),
-    Case("pad", lambda x: x.pad([(1, 0), (0, 2)]), lambda x: np.pad(x, [(1, 0), (0, 2)]), ((2, 3),), ANY),
-    Case("pad", lambda x: tl.pad(x, (1, 2), value=1),
-         lambda x: np.pad(x, [(1, 2)] * 2, constant_values=1), ((2, 3),), ANY),
-    Case("take", lambda x, i: tl.take(x, i, axis=1), lambda x, i: np.take(x, i, 1), ((2, 5, 3), (2, 2)), ANY,
-         ints=((1, 5),)),
-]  # fmt: skip
+    Case(
+        "pad",
+        lambda x: x.pad([(1, 0), (0, 2)]),
+        lambda x: np.pad(x, [(1, 0), (0, 2)]),
+        ((2, 3),),
+        ANY,
+    ),
+    Case(
+        "pad",
+        lambda x: tl.pad(x, (1, 2), value=1),
+        lambda x: np.pad(x, [(1, 2)] * 2, constant_values=1),
+        ((2, 3),),
+        ANY,
+    ),
+    Case(
+        "take",
+        lambda x, i: tl.take(x, i, axis=1),
+        lambda x, i: np.take(x, i, 1),
+        ((2, 5, 3), (2, 2)),
+        ANY,
+        ints=((1, 5),),
+    ),
+]

@@ -13,6 +13,7 @@ import numpy as np
 
 import tensorlogic as tl
 from tests.compare import Array
+from tests.conformance.cases import attention
 
 Pair = tuple[Any, Array]
 """What the program does: a tensor, and the same in float64."""
@@ -53,7 +54,7 @@ def strided(random: Random, rng: np.random.Generator, dtype: str) -> Array:
 def view(random: Random, x: Any, a: Array) -> Pair:
     """One op that moves values only; x and a have the same shape."""
     rank, shape = a.ndim, a.shape
-    kind = random.randrange(9)
+    kind = random.randrange(11)
     if kind == 0:
         new = factors(random, a.size)
         return x.reshape(*new), a.reshape(new)
@@ -94,6 +95,16 @@ def view(random: Random, x: Any, a: Array) -> Pair:
     if kind == 8 and rank and a.size <= LIMIT // 2:
         axis = random.randrange(rank)
         return tl.concat([x, -x], axis), np.concatenate([a, -a], axis)
+    if kind == 9 and rank and all(shape):
+        axis = random.randrange(rank)
+        start = random.randrange(shape[axis])
+        cut = (*[slice(None)] * axis, slice(start, start + random.randint(1, 3)))
+        new = a.copy()
+        new[cut] = -a[cut]
+        return (x * 1).update(start, -x[cut], axis), new
+    if kind == 10 and rank and shape[0]:
+        picked = np.arange(4) * 3 % shape[0]
+        return x.take(tl.arange(4) * 3 % shape[0]), a[picked]
     return x, a
 
 
@@ -139,7 +150,7 @@ def fold(random: Random, x: Any, a: Array) -> Pair:
     axes = tuple(random.sample(range(rank), random.randint(1, rank)))
     keep = random.random() < 0.5
     full = all(a.shape[i] for i in axes)
-    kind = random.randrange(6)
+    kind = random.randrange(7)
     if kind == 0 and full:
         return x.mean(axes, keepdims=keep), a.mean(axes, keepdims=keep)
     if kind == 1:
@@ -154,6 +165,13 @@ def fold(random: Random, x: Any, a: Array) -> Pair:
     if kind == 5 and rank > 1 and a.size and a.size * a.shape[-2] <= 8 * LIMIT:
         scale = 1 / a.shape[-1]
         return (x @ x.T) * scale, (a @ a.swapaxes(-1, -2)) * scale
+    if kind == 6 and rank > 1 and a.shape[-1] and (rank == 2 or a.shape[-3]):
+        length = random.choice([None, a.shape[-2] // 2])
+        causal = random.randrange(2) == 1
+        keys = x if rank == 2 else x[..., :1, :, :]
+        key = a if rank == 2 else a[..., :1, :, :]
+        out = tl.scaled_dot_product_attention(x, keys, keys * 2, causal=causal, length=length)
+        return out, attention(a, key, key * 2, causal=causal, length=length)
     return x, a
 
 

@@ -1,4 +1,4 @@
-"""Attention: grouped heads, masks, causality, a length that is known at run time, against float64."""
+"""Attention: grouped heads, masks, causality, a length known at run time, against float64."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ SHAPES = {
 }
 
 
-def check(name: str, dtype: str, device: str, mask: Any = None, length: Any = None, **more: Any) -> None:
+def check(
+    name: str, dtype: str, device: str, mask: Any = None, length: Any = None, **more: Any
+) -> None:
     rng = np.random.default_rng(8)
     q, k, v = (numbers(rng, s, dtype) for s in SHAPES[name])
     if callable(mask):
@@ -90,7 +92,9 @@ def test_rows_that_see_nothing_are_zero(dtype: str, device: str) -> None:
     assert not compute(lambda *t: SDPA(*t), q, k, v, low, device=device).any()
     assert not compute(lambda q, k, v: SDPA(q, k, v, length=0), q, k, v, device=device).any()
     # Queries before the first key see nothing: S - T + i < 0.
-    first = compute(lambda q, k, v: SDPA(q, k, v, causal=True), q, k[:, :1], v[:, :1], device=device)
+    first = compute(
+        lambda q, k, v: SDPA(q, k, v, causal=True), q, k[:, :1], v[:, :1], device=device
+    )
     assert not first[:, :2].any()
     assert np.array_equal(first[:, 2], v[:, 0])
 

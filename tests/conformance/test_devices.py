@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -20,13 +19,13 @@ class Second(Reference):
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[base.Registry]:
+def registry(monkeypatch: pytest.MonkeyPatch) -> base.Registry:
     real, fresh = base.REGISTRY, base.Registry()
     for name in real.names():
         fresh.register(name, lambda n=name: real.get(n))
     fresh.register("second", Second)
     monkeypatch.setattr(base, "REGISTRY", fresh)
-    yield fresh
+    return fresh
 
 
 def test_two_committed_devices_do_not_mix(registry: base.Registry) -> None:
@@ -68,7 +67,9 @@ def test_absent_and_unknown_devices(registry: base.Registry) -> None:
     with pytest.raises(tl.DeviceError) as caught:
         tl.ones([2], device="cuda")
     assert str(caught.value) == "device 'cuda' is not available here: it was taken away"
-    with pytest.raises(tl.DeviceError, match="unknown device 'tpu'; the devices are cpu, reference"):
+    with pytest.raises(
+        tl.DeviceError, match="unknown device 'tpu'; the devices are cpu, reference"
+    ):
         tl.ones([2], device="tpu")
     rows = {d.name: d for d in base.devices()}
     assert not rows["cuda"].available
@@ -99,5 +100,5 @@ def test_exact_precision_rounds_only_results(device: str) -> None:
         assert wide.dtype is tl.float16
         assert np.all(np.isinf(wide.numpy()))
     assert np.all(np.isinf((x * 300).numpy()))
-    with pytest.raises(ValueError, match="precision is .* not 'half'"), tl.precision("half"):
+    with pytest.raises(ValueError, match=r"precision is .* not 'half'"), tl.precision("half"):
         pass

@@ -81,7 +81,11 @@ def test_errors_when_recorded() -> None:
         ((0, 0, -6), tl.IndexRangeError, "index -6 is outside axis 2 of [3, 4, 5]"),
         ((0, 0, 0, 0), tl.IndexRangeError, "4 indices for a tensor of 3 dims"),
         ((..., ...), tl.IndexRangeError, "an index holds `...` at most once"),
-        ("a", TypeError, "a tensor is indexed with ints, slices, ..., None and int32 tensors, not str"),
+        (
+            "a",
+            TypeError,
+            "a tensor is indexed with ints, slices, ..., None and int32 tensors, not str",
+        ),
         (x > 1, tl.DTypeError, "take: indices are int32, not bool"),
     ):
         with pytest.raises(error) as caught:

@@ -16,7 +16,7 @@ from tests.conformance.programs import Pair, program, strided
 TOLERANCE = {"float32": 2e-4, "float16": 0.1}
 """Absolute, of values of order one; float16 is rounded after each op, or after a few."""
 quick = settings(
-    max_examples=60,
+    max_examples=200,
     deadline=None,
     derandomize=True,
     database=None,

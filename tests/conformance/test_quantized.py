@@ -10,8 +10,8 @@ import pytest
 from gguf import quants
 
 import tensorlogic as tl
-from tensorlogic.quants import QUANTS
 from tensorlogic.creation import from_storage
+from tensorlogic.quants import QUANTS
 from tests.compare import Array, assert_close, reference_forbidden
 
 TYPES = {name: gguf.GGMLQuantizationType[name.upper()] for name in QUANTS}

@@ -89,6 +89,10 @@ def test_empty_axes(dtype: str, device: str) -> None:
     assert compute(lambda t: t.sum(axis=1), x, device=device).tolist() == [0, 0, 0]
     assert compute(lambda t: t.sum(), x, device=device) == 0
     assert compute(lambda t: t.max(axis=0), x, device=device).shape == (0,)
+    both = compute(lambda t: (t.reshape(0, 1) + t[0] * 2).sum() + 1, x, device=device)
+    assert both == 1  # nothing of either axis is read
+    joined = compute(lambda t: tl.concat([t, t * 2], axis=1).sum(), x, device=device)
+    assert joined == 0
     if dtype != "int32":
         assert np.isnan(compute(lambda t: t.mean(), x, device=device))
         assert compute(tl.softmax, x, device=device).shape == (3, 0)
@@ -96,7 +100,9 @@ def test_empty_axes(dtype: str, device: str) -> None:
         assert compute(lambda t: tl.layer_norm(t), x, device=device).shape == (3, 0)
 
 
-@pytest.mark.parametrize("shape", [(1,), (100_003,), (3, 40_000), (40_000, 3), (2, 300, 70)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1,), (100_003,), (3, 40_000), (40_000, 3), (2, 300, 70)], ids=str
+)
 def test_long_reductions(shape: tuple[int, ...], device: str) -> None:
     x = np.random.default_rng(7).uniform(-1, 1, shape).astype(np.float32)
     wide = x.astype(np.float64)

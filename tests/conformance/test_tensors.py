@@ -146,8 +146,8 @@ def test_what_is_no_single_value() -> None:
         (
             lambda: bool(x),
             tl.TensorLogicError,
-            "the truth of a tensor of 6 elements is not one bool: compare with `.item()`, or select "
-            "with `tl.where`",
+            "the truth of a tensor of 6 elements is not one bool: compare with `.item()`, or "
+            "select with `tl.where`",
         ),
         (lambda: x.item(), tl.ShapeError, "item() is for one element; this tensor is [2, 3]"),
         (lambda: float(x), tl.ShapeError, "item() is for one element; this tensor is [2, 3]"),
@@ -168,8 +168,8 @@ def test_assignment_shows_the_functional_form() -> None:
     with pytest.raises(TypeError) as caught:
         x[0] = 5
     assert str(caught.value) == (
-        "a tensor is immutable: instead of `x[i] = v` write `x = x.update(i, v)` for a range of one "
-        "axis, or `x = tl.where(mask, v, x)`"
+        "a tensor is immutable: instead of `x[i] = v` write `x = x.update(i, v)` for a range of "
+        "one axis, or `x = tl.where(mask, v, x)`"
     )
 
 

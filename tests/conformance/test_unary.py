@@ -9,9 +9,7 @@ from tensorlogic.ops import OPS, Op
 from tests.compare import Array, assert_close
 from tests.conformance.harness import ALL_HALVES, SPECIAL, compute, public
 
-ROWS = [
-    r for r in OPS.values() if r.kind == "elementwise" and r.arity == 1 and r.accepts != "bool"
-]
+ROWS = [r for r in OPS.values() if r.kind == "elementwise" and r.arity == 1 and r.accepts != "bool"]
 NEGATIVE_ZERO_AT_MINUS_INFINITY = ("silu", "gelu_erf", "gelu_tanh")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import decoder
+from tests.plans import decoder
 import numpy as np
 import pytest
 
@@ -218,3 +218,22 @@ def test_plans_do_not_keep_their_inputs_alive() -> None:
     del x, memory
     gc.collect()
     assert alive() is None
+
+
+def test_an_update_copies_for_a_reader_of_a_pending_update() -> None:
+    cache = tl.zeros([4, 2]) + 0
+    tl.eval(cache)
+    second = cache.update(0, tl.ones([1, 2]))
+    reader = second.sum()
+    third = second.update(1, tl.ones([1, 2]))
+    assert third.sum().item() == 4
+    assert reader.item() == 2
+
+
+def test_an_update_that_is_no_result_is_read_where_it_was_written() -> None:
+    cache = tl.zeros([64, 33]) + 0
+    tl.eval(cache)
+    updated = cache.update(5, tl.ones([3, 33]))
+    twice = tl.softmax(updated, axis=0).sum(axis=0) + updated.sum(axis=0)
+    expected = np.full(33, 1.0 + 3.0)
+    np.testing.assert_allclose(twice.numpy(), expected, rtol=2e-3)

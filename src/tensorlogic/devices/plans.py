@@ -92,7 +92,8 @@ class Plan:
         products = sum(m * n * k // 4 for m, n, k in (s.problem for s in steps))
         self._small = touched + products < SMALL_WORK
         self._aliases = self._taken_over(steps, place)
-        self._offsets, self._arena_bytes = self._lay_out(schedule, place)
+        leaves = {i for i, n in enumerate(order) if n.op is None}
+        self._offsets, self._arena_bytes = self._lay_out(schedule, place, leaves)
         self.checks: list[int] = []
         """The place of the node that each status slot checks."""
         self._addresses: list[_Patch] = []
@@ -113,25 +114,25 @@ class Plan:
                 taken[place[id(s.writes[0])]] = taken.get(source, source)
         return taken
 
-    def _lay_out(self, schedule: Schedule, place: dict[int, int]) -> tuple[dict[int, int], int]:
+    def _lay_out(
+        self, schedule: Schedule, place: dict[int, int], leaves: set[int]
+    ) -> tuple[dict[int, int], int]:
         """Arena offsets of the intermediates; memory is used again after the last reader."""
         types = schedule.memory_types
 
         def home_of(n: Node) -> int:
             return self._aliases.get(place[id(n)], place[id(n)])
 
-        roots = {self._aliases.get(r, r) for r in self._roots}
+        elsewhere = leaves | {self._aliases.get(r, r) for r in self._roots}
         last: dict[int, int] = {}
         sizes: dict[int, int] = {}
         for i, s in enumerate(schedule.steps):
             for n in (*s.reads, *s.writes):
                 home = home_of(n)
                 last[home] = i
-                if n.op is not None and home not in roots and id(n) in types:
+                if home not in elsewhere and id(n) in types:
                     size = n.size * BYTES[types[id(n)]]
                     sizes[home] = -(-size // ALIGNMENT) * ALIGNMENT
-        for n in schedule.roots:
-            sizes.pop(home_of(n), None)
         offsets: dict[int, int] = {}
         free: list[tuple[int, int]] = []  # (offset, size)
         end = 0

@@ -115,8 +115,8 @@ def _cast(node: Node, x: Array) -> Array:
     """Floats to int32 are cut to whole numbers and to its range; NaN is 0."""
     if node.dtype is not int32 or x.dtype.kind != "f":
         return x
-    whole = np.nan_to_num(np.trunc(x.astype(np.float64)), nan=0.0)
-    return np.clip(whole, -(2.0**31), 2.0**31 - 1)
+    whole: Array = np.nan_to_num(np.trunc(x.astype(np.float64)), nan=0.0)
+    return whole.clip(-(2.0**31), 2.0**31 - 1)
 
 
 def _narrow(node: Node, x: Array) -> Array:

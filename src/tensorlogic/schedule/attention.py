@@ -50,8 +50,10 @@ def attention_step(root: Node, node: Node, low: Lowering) -> tuple[list[Step], l
     low.identity = at
     *batch, head, query = at
     group = Affine(0, {t: c // (heads // groups) for t, c in head.terms.items() if _outer(t)})
-    (d_vars, d), (e_vars, e), (s_vars, s) = (
-        low.axis(node, len(node.shape) + i, n) for i, n in enumerate((depth, width, keys))
+    # The result has a loop of its own: where its address and that of a value are equal, the
+    # expression of one must not stand in the loop of the other.
+    (d_vars, d), (e_vars, e), (s_vars, s), (last_vars, last_e) = (
+        low.axis(node, len(node.shape) + i, n) for i, n in enumerate((depth, width, keys, width))
     )
 
     emitter = Emitter()
@@ -127,9 +129,11 @@ def attention_step(root: Node, node: Node, low: Lowering) -> tuple[list[Step], l
     )
     first, last = ir.index("e0"), ir.index("e1")
     total = select(l.eq(0.0), const(1.0, "f32"), l)
-    for x in e_vars:
+    for x in last_vars:
         emitter.place([x], last)
-    out = Output(root, dot([*at, e], contiguous_strides(node.shape)), ir.load(sums, last) / total)
+    out = Output(
+        root, dot([*at, last_e], contiguous_strides(node.shape)), ir.load(sums, last) / total
+    )
     stmts += [
         Loop(first, ZERO64, e_stop, "vector", (Store(sums, first, zero),)),
         walk,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tensorlogic import ops
@@ -92,6 +92,7 @@ class Scheduler:
         self._settings = settings
         self._order = topological(roots)
         self._stored: set[int] = set()
+        self._taken_over: set[int] = set()
         self._inputs: dict[int, frozenset[int]] = {}
         self._members: dict[int, frozenset[int]] = {}
         self._rank = {id(n): i for i, n in enumerate(self._order)}
@@ -175,10 +176,10 @@ class Scheduler:
     # ---- kernels ----
 
     def _memory_type(self, n: Node) -> str:
-        exact = self._settings.precision == "exact"
-        if exact and n.dtype is float16 and not any(n is r for r in self._roots):
-            return "f32"
-        return n.dtype.ir
+        exact = self._settings.precision == "exact" and n.dtype is float16
+        # An update in place keeps the type of the memory that it takes over.
+        own = n.op is ops.UPDATE or id(n) in self._taken_over or any(n is r for r in self._roots)
+        return "f32" if exact and not own else n.dtype.ir
 
     def _lowering(self, root: Node, factors: Factors) -> Lowering:
         def stored(n: Node) -> bool:
@@ -186,12 +187,12 @@ class Scheduler:
 
         return Lowering(stored, self._memory_type, factors, RULES)
 
-    def _restarting(self, root: Node, build: object) -> Built:
+    def _restarting(self, root: Node, build: Callable[[Factors], Built]) -> Built:
         """Lower until nothing has to be split or stored any more."""
         factors: Factors = {}
         while True:
             try:
-                return build(factors)  # type: ignore[operator, no-any-return]
+                return build(factors)
             except SplitNeeded as split:
                 owner, axis, place = split.variable.origin
                 old = factors.get((owner, axis), ((split.variable.extent, False),))
@@ -285,9 +286,10 @@ class Scheduler:
             return False
         if x.op is None:
             return may_overwrite(x)
-        if any(x is r for r in self._roots) or self._consumers[id(x)] > 1:
+        if any(x is r for r in self._roots) or x.uses > 1:
             return False
         self._stored.add(id(x))
+        self._taken_over.add(id(x))
         return True
 
     def _build(self, root: Node) -> Built:

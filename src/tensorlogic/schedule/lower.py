@@ -310,6 +310,8 @@ class Lowering:
             raise Materialise(node)
         if not variables:
             return element()[fold.pick]
+        if any(v.extent == 0 for v in variables):
+            return fold.init(dtype)[fold.pick]  # nothing is read, not even out of the loop
         if self.row_variables is None:
             if not outer and any(i.variables for i in self.identity):
                 raise Materialise(node)

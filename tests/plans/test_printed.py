@@ -1,0 +1,83 @@
+"""Every kernel that the public functions lead to is printed for Metal and CUDA and is well formed.
+
+The graphs are those of the conformance tables, so that a new row or function is printed too.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+import tensorlogic as tl
+from tensorlogic.codegen import gpu_matmul
+from tensorlogic.devices.cpu import kernel_name
+from tensorlogic.kernels.ir import Kernel
+from tensorlogic.kernels.spec import Matmul
+from tensorlogic.ops import OPS
+from tests.conformance.cases import CASES
+from tests.conformance.harness import numbers, public
+from tests.cuda.checker import check_cuda
+from tests.metal.checker import check_metal
+from tests.plans.printed import steps_of, together
+
+CHECKS = {"metal": check_metal, "cuda": check_cuda}
+
+
+def graphs() -> list[tl.Tensor]:
+    """One unevaluated result for each row and case, by dtype."""
+    rng = np.random.default_rng(0)
+    results: list[tl.Tensor] = []
+    for op in OPS.values():
+        for dtype in ("float16", "float32", "int32", "bool"):
+            arrays = [numbers(rng, (6, 5), dtype) for _ in range(op.arity)]
+            if op.name == "where":
+                arrays[0] = numbers(rng, (6, 5), "bool")
+            try:
+                results.append(public(op)(*[tl.tensor(a, dtype=a.dtype) for a in arrays]))
+            except tl.DTypeError:
+                continue  # the row does not take this dtype, as the promotion tests check
+    for case in CASES:
+        bounds = dict(case.ints)
+        for dtype in case.dtypes:
+            arrays = [
+                rng.integers(-bounds[i], bounds[i], s).astype(np.int32)
+                if i in bounds
+                else numbers(rng, s, dtype)
+                for i, s in enumerate(case.shapes)
+            ]
+            args = [None if a is None else tl.tensor(a, dtype=a.dtype) for a in arrays]
+            result = case.call(*args)
+            results += result if isinstance(result, tuple) else (result,)
+    return results
+
+
+@cache
+def kernels() -> tuple[dict[str, Kernel], dict[str, Matmul]]:
+    fused: dict[str, Kernel] = {}
+    products: dict[str, Matmul] = {}
+    for result in graphs():
+        for text, step in steps_of(result).items():
+            if isinstance(step.kernel, Kernel):
+                fused[text] = step.kernel
+            else:
+                products[text] = step.kernel
+    return fused, products
+
+
+@pytest.mark.parametrize("width", [256, 32])
+@pytest.mark.parametrize("dialect", CHECKS)
+def test_fused_kernels(dialect: str, width: int) -> None:
+    fused, _ = kernels()
+    assert len(fused) > 100
+    for text in together(fused.items(), dialect, width):
+        CHECKS[dialect](text)
+
+
+@pytest.mark.parametrize("dialect", CHECKS)
+def test_products(dialect: str) -> None:
+    _, products = kernels()
+    assert products
+    for text, spec in products.items():
+        CHECKS[dialect](gpu_matmul.render(spec, kernel_name(text), dialect))
