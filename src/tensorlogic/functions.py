@@ -360,12 +360,7 @@ def reshape(x: Tensor, *shape: Any) -> Tensor:
 
 @_public
 def transpose(x: Tensor, a: int = -2, b: int = -1) -> Tensor:
-    """Axes a and b exchanged.
-
-    >>> import tensorlogic as tl
-    >>> tl.transpose(tl.zeros([2, 3, 4]), 0, 2).shape
-    (4, 3, 2)
-    """
+    """Axes a and b exchanged."""
     node = _node("transpose", x)
     axes = list(range(len(node.shape)))
     i, j = (record.normal_axis("transpose", axis, len(axes)) for axis in (a, b))
