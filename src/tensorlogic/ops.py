@@ -149,7 +149,7 @@ floordiv = _elementwise(
 )
 mod = _elementwise(
     "mod",
-    "Remainder with the divisor's sign; an int32 modulo zero gives 0.",
+    "Remainder with the divisor's sign, exact while |a / b| < 2**47; an int32 modulo zero gives 0.",
     _mod,
     np.mod,
     arity=2,

@@ -79,14 +79,18 @@ def _convert_storage(roots: Sequence[Node]) -> None:
             n.realise(array_data(result, dtype))
 
 
-def array_of(node: Node, export: bool = False) -> NDArray[Any]:
-    """The values of an evaluated node, read-only; `export` when the array leaves the package."""
+def share(node: Node) -> None:
+    """A view of an evaluated node's memory leaves the package: nothing may write there any more."""
+    if node.data is not None:
+        node.data.memory.shared = True
+
+
+def array_of(node: Node) -> NDArray[Any]:
+    """The values of an evaluated node, read-only."""
     array = leaf_array(node)
     if node.dtype is float16 and array.dtype != np.float16:
         with np.errstate(over="ignore"):
             array = array.astype(np.float16)
-    if export and node.data is not None:
-        node.data.memory.shared = True
     array = array.view()
     array.flags.writeable = False
     return array

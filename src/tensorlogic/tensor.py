@@ -129,20 +129,26 @@ class Tensor(TypedTensor[DT, *Dims]):
 
     def numpy(self) -> NDArray[Any]:
         """The values as a NumPy array; read-only, and without a copy where that is possible."""
+        array = self._values()
+        runtime.share(self._node)
+        return array
+
+    def _values(self) -> NDArray[Any]:
+        """The values for a use inside this package, which does not keep them."""
         node = self._node
         _not_traced(node, "its values")
         runtime.evaluate([node])
-        return runtime.array_of(node, export=True)
+        return runtime.array_of(node)
 
     def tolist(self) -> Any:
         """The values as nested lists of Python numbers."""
-        return self.numpy().tolist()
+        return self._values().tolist()
 
     def item(self) -> Any:
         """The value of a tensor of one element, as a Python number."""
         if self.size != 1:
             raise ShapeError(f"item() is for one element; this tensor is {shape_text(self.shape)}")
-        return self.numpy().reshape(()).item()
+        return self._values().reshape(()).item()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         a = self.numpy()
@@ -163,7 +169,7 @@ class Tensor(TypedTensor[DT, *Dims]):
         """DLPack capsule on the CPU. Consumers may write, so that they get a copy."""
         if copy is False:
             raise BufferError("a tensor is immutable; DLPack exports a copy")
-        return self.numpy().copy().__dlpack__(max_version=max_version)
+        return self._values().copy().__dlpack__(max_version=max_version)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)
@@ -213,9 +219,7 @@ class Tensor(TypedTensor[DT, *Dims]):
 
     def format(self) -> str:
         """The values as text, long tensors shortened: [[2.21, 2.82], [4.91, 6.42]]."""
-        node = self._node
-        _not_traced(node, "its values")
-        values = self.numpy()
+        values = self._values()
         shown: str = np.array2string(values, separator=", ", threshold=200, edgeitems=3)
         return shown
 
@@ -243,7 +247,7 @@ class Tensor(TypedTensor[DT, *Dims]):
         dtype = as_dtype(target)
         if dtype is float16 and on_overflow == "float32" and node.dtype is not float16:
             wide = self if node.dtype is float32 else wrap(record.convert(node, float32, "inf"))
-            count, _ = gate.count_overflow(self.numpy())
+            count, _ = gate.count_overflow(self._values())
             return wide if count else wrap(record.convert(node, dtype, "inf"))
         return wrap(record.convert(node, dtype, on_overflow))
 

@@ -47,6 +47,24 @@ def test_the_safetensors_package_reads_what_was_saved(tmp_path: Path) -> None:
     np.testing.assert_array_equal(model["transposed"].numpy(), w.numpy().T)
 
 
+def test_pytorch_reads_what_was_saved_and_is_read(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
+    w = tl.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    tl.save_model({"w": w.T, "index": np.arange(3)}, ours)
+    loaded = load_file(ours)
+    assert loaded["w"].dtype == torch.float16
+    assert loaded["w"].tolist() == [[1, 4], [2, 5], [3, 6]]
+    assert loaded["index"].tolist() == [0, 1, 2]
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        save_file({"w": torch.tensor([[0.5, -2.0]], dtype=dtype)}, theirs)
+        tensor = tl.load_model(theirs).get_tensor("w")
+        assert tensor.dtype is tl.float16
+        assert tensor.tolist() == [[0.5, -2.0]]
+
+
 def test_every_storage_dtype_comes_back_byte_for_byte(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     arrays = {}

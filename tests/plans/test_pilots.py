@@ -1,4 +1,4 @@
-"""The four pilots: each runs on the CPU against NumPy and is printed, well formed, for both GPUs."""
+"""The four pilots: each runs on the CPU against NumPy and is printed for both GPUs."""
 
 from __future__ import annotations
 

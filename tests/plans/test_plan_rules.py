@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from tests.plans import decoder
 import numpy as np
 import pytest
 
@@ -15,6 +14,7 @@ from tensorlogic.devices.cpu import Cpu
 from tensorlogic.graph import Node
 from tensorlogic.schedule.fuse import schedule
 from tensorlogic.settings import Settings
+from tests.plans import decoder
 
 
 def nodes(*tensors: tl.Tensor) -> list[Node]:

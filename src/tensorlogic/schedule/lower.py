@@ -193,9 +193,7 @@ class Lowering:
             alike = [
                 a
                 for a in node.args
-                if a.shape == node.shape
-                and a.op is not None
-                and a.op.kind in _POINTWISE
+                if a.shape == node.shape and a.op is not None and a.op.kind in _POINTWISE
             ]
             if not alike:
                 break
