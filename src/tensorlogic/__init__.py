@@ -55,10 +55,10 @@ def __getattr__(name: str) -> object:
     elif importlib.util.find_spec(f"tensorlogic.{name}"):
         value = importlib.import_module(f"tensorlogic.{name}")
     else:
-        functions = importlib.import_module("tensorlogic.functions")
-        if name not in functions.__all__:
+        functions = importlib.import_module("tensorlogic.functions").FUNCTIONS
+        if name not in functions:
             raise AttributeError(f"module 'tensorlogic' has no attribute {name!r}")
-        value = getattr(functions, name)
+        value = functions[name]
     globals()[name] = value
     return value
 
@@ -66,7 +66,7 @@ def __getattr__(name: str) -> object:
 def __dir__() -> list[str]:
     import importlib
 
-    functions = importlib.import_module("tensorlogic.functions").__all__
+    functions = importlib.import_module("tensorlogic.functions").FUNCTIONS
     return sorted({"__version__", "bool", "cpu", "gpu", *_MODULE_OF, *functions})
 
 

@@ -210,7 +210,7 @@ def test_tensors(printed: Any) -> None:
 
 def test_every_public_function_is_a_builtin() -> None:
     program: dict[str, Any] = values.builtins()
-    missing = set(functions.__all__) - set(program) - values.PYTHON_ONLY
+    missing = set(functions.FUNCTIONS) - set(program) - values.PYTHON_ONLY
     assert not missing
     assert {"tensor", "zeros", "load_model", "save_model", "float16", "gpu"} <= set(program)
     assert not {"Tensor", "from_numpy", "run_file"} & set(program)
@@ -219,7 +219,7 @@ def test_every_public_function_is_a_builtin() -> None:
 def test_a_new_op_is_a_builtin_and_a_method_by_itself(
     printed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(functions, "__all__", [*functions.__all__, "double"])
+    monkeypatch.setitem(functions.FUNCTIONS, "double", lambda x: x * 2)
     monkeypatch.setattr(tl, "double", lambda x: x * 2, raising=False)
     monkeypatch.setattr(tl.Tensor, "double", lambda x: x * 2, raising=False)
     assert printed("print(double(ones(1)), ones(1).double())") == ["[2.] [2.]"]

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import tensorlogic
-from tensorlogic import functions
 from tensorlogic.dtypes import DTYPES, DType
 from tensorlogic.errors import TensorLogicError
+from tensorlogic.functions import FUNCTIONS
 from tensorlogic.model import Metadata, Model
 from tensorlogic.tensor import Tensor
 
@@ -63,7 +63,7 @@ class Builtin:
 def builtins() -> dict[str, Any]:
     """All names that a program starts with: functions, dtypes, devices."""
     found: dict[str, Any] = {"gpu": "gpu", "cpu": "cpu", **DTYPES}
-    for name in {*functions.__all__, *dir(tensorlogic)} - PYTHON_ONLY:
+    for name in {*FUNCTIONS, *dir(tensorlogic)} - PYTHON_ONLY:
         value = getattr(tensorlogic, name)
         if inspect.isfunction(value):
             found[name] = Builtin(name, value)

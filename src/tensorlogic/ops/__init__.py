@@ -1,0 +1,62 @@
+"""The op table: one row an op.
+
+A row holds all that the package knows of an op: its dtype rule, the scalar expression that every
+device prints, the NumPy reference, its documentation, the domain on which it is tested and its
+tolerance. Tensor methods, functions, builtins of the text language, the documents and the
+conformance tests are made from the rows.
+"""
+
+from tensorlogic.ops.arithmetic import maximum, minimum, where
+from tensorlogic.ops.pointwise import erf_reference, gelu_erf, gelu_tanh, silu
+from tensorlogic.ops.reductions import argmax, reduce_max, reduce_min, reduce_sum
+from tensorlogic.ops.structural import (
+    ATTENTION,
+    CALL,
+    CAST,
+    CONCAT,
+    CONVERT,
+    EXPAND,
+    MATMUL,
+    NARROW,
+    PAD,
+    PARTIAL,
+    PERMUTE,
+    RESHAPE,
+    SLICE,
+    TAKE,
+    UPDATE,
+)
+from tensorlogic.ops.table import OPS, Fold, Op, register
+
+__all__ = [
+    "ATTENTION",
+    "CALL",
+    "CAST",
+    "CONCAT",
+    "CONVERT",
+    "EXPAND",
+    "MATMUL",
+    "NARROW",
+    "OPS",
+    "PAD",
+    "PARTIAL",
+    "PERMUTE",
+    "RESHAPE",
+    "SLICE",
+    "TAKE",
+    "UPDATE",
+    "Fold",
+    "Op",
+    "argmax",
+    "erf_reference",
+    "gelu_erf",
+    "gelu_tanh",
+    "maximum",
+    "minimum",
+    "reduce_max",
+    "reduce_min",
+    "reduce_sum",
+    "register",
+    "silu",
+    "where",
+]
