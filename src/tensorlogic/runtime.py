@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tensorlogic import gate, ops
+from tensorlogic import gate, ops, settings
 from tensorlogic.devices.base import open_device
 from tensorlogic.devices.reference import array_data, leaf_array
 from tensorlogic.dtypes import float16
 from tensorlogic.errors import TraceError
+from tensorlogic.explain import STAGES, explain
 from tensorlogic.graph import Node, inline_calls, topological, user_site
 
 _VIEWS = ("reshape", "permute", "expand", "slice")
@@ -31,12 +33,14 @@ def evaluate(nodes: Sequence[Node]) -> None:
     for label, group in pending.items():
         device = open_device(label)
         _convert_weights(group)
-        if _one_call(group) and device.run_call(group):
+        if not settings.DEBUG and _one_call(group) and device.run_call(group):
             continue
         bodies = inline_calls(group)
         _convert_storage(bodies)
         unique = {id(b): b for b in bodies if b.op is not None}
         if unique:
+            for stage in STAGES[: settings.DEBUG]:
+                print(explain(list(unique.values()), stage, device.name), file=sys.stderr)
             device.run(list(unique.values()))
         for node, body in zip(group, bodies, strict=True):
             if node is not body:

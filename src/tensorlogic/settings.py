@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,6 +14,10 @@ class Settings:
     """precision: "default", or "exact" (values between kernels are kept in float32)."""
 
     precision: str = "default"
+
+
+DEBUG = int(os.environ.get("TENSORLOGIC_DEBUG") or 0)
+"""How many stages each evaluation prints to stderr: graph, schedule, kernels, source."""
 
 
 _current: ContextVar[Settings] = ContextVar("tensorlogic_settings", default=Settings())  # noqa: B039
