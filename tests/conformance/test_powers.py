@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 import tensorlogic as tl
+from tensorlogic.kernels import interpret
+from tensorlogic.kernels.ir import var
+from tensorlogic.ops import OPS
 from tests.compare import assert_close
 from tests.conformance.harness import compute
 
@@ -43,3 +46,18 @@ def test_powers_of_special_values(device: str) -> None:
     assert_close(got, want, what="pow")
     signed = ~np.isnan(want)
     np.testing.assert_array_equal(np.signbit(got)[signed], np.signbit(want)[signed])
+
+
+@pytest.mark.parametrize("name", ["pow", "log1p", "expm1"])
+def test_the_expressions_themselves(name: str) -> None:
+    """As NumPy evaluates them, which fuses no product with a sum unless the expression says so."""
+    rng, row = np.random.default_rng(10), OPS[name]
+    assert row.expr is not None
+    assert row.numpy is not None
+    arrays = rng.uniform(-0.9, 30, (row.arity, 50_000)).astype(np.float32)
+    arrays[0] = np.abs(arrays[0]) if name == "pow" else arrays[0]
+    names = [f"x{i}" for i in range(row.arity)]
+    got = interpret.evaluate(
+        row.expr(*(var(n, "f32") for n in names)), dict(zip(names, arrays, strict=True))
+    )
+    assert_close(got, row.numpy(*arrays.astype(np.float64)), 1.5, what=name)

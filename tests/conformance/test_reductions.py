@@ -86,7 +86,7 @@ def test_cross_entropy_of_sure_and_wrong_rows(device: str) -> None:
     got = compute(lambda t, i: tl.cross_entropy(t, i, "none"), x, targets, device=device)
     assert_close(got, np.array([np.exp(-100), 100, 0, NAN]), 4, 1)
     for wrong in (-1, 2):
-        logits, i = (tl.tensor(v, device=device) for v in (x[:2], np.int32([0, wrong])))
+        logits, i = (tl.from_numpy(v, device=device) for v in (x[:2], np.int32([0, wrong])))
         with pytest.raises(tl.IndexRangeError, match=f"index {wrong} is outside an axis of size 2"):
             tl.cross_entropy(logits, i).item()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tensorlogic import ops, record
 from tensorlogic.creation import arange
 from tensorlogic.dtypes import float32
-from tensorlogic.errors import ShapeError
+from tensorlogic.errors import DTypeError, ShapeError
 from tensorlogic.functions.reductions import exponentials, mean_of
 from tensorlogic.functions.registry import floats, function, node_of
 from tensorlogic.graph import Node
@@ -40,15 +40,17 @@ def cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> T
             f"cross_entropy: logits are [N, C] and targets [N], "
             f"not {list(node.shape)} and {list(classes.shape)}"
         )
+    if classes.dtype.kind != "int":
+        raise DTypeError(f"cross_entropy: targets are int32, not {classes.dtype}")
     rows, count = node.shape
     # Looking each target up in 0, 1, 2, ... checks it.
     target = record.take(arange(count)._node, classes, 0, wraps=False)
     starts = arange(0, rows * count, max(count, 1))._node
     place = record.elementwise(OPS["add"], target, starts)
-    wide = record.cast(node, float32)
-    chosen = record.take(record.reshape(wide, (rows * count,)), place, 0)
-    top, total = (record.reshape(x, (rows,)) for x in exponentials("cross_entropy", wide, 1))
-    below = record.elementwise(OPS["sub"], chosen, top)
+    chosen = record.take(record.reshape(node, (rows * count,)), place, 0)
+    both = exponentials("cross_entropy", record.cast(node, float32), 1)
+    top, total = (record.reshape(x, (rows,)) for x in both)
+    below = record.elementwise(OPS["sub"], record.cast(chosen, float32), top)
     losses = record.elementwise(OPS["sub"], record.elementwise(OPS["log"], total), below)
     return _reduced("cross_entropy", losses, node, reduction)
 
