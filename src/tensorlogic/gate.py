@@ -94,9 +94,9 @@ def convert_array(
         return array.astype(target)
 
 
-def check_index(indices: NDArray[Any], size: int, site: str, op: str) -> None:
-    """Raises IndexRangeError naming the first index outside [-size, size)."""
-    outside = (indices < -size) | (indices >= size)
+def check_index(indices: NDArray[Any], lowest: int, size: int, site: str, op: str) -> None:
+    """Raises IndexRangeError naming the first index outside [lowest, size)."""
+    outside = (indices < lowest) | (indices >= size)
     if np.any(outside):
         first = int(np.asarray(indices)[outside].reshape(-1)[0])
         count = int(outside.sum())

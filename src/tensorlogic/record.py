@@ -14,7 +14,7 @@ from tensorlogic import ops
 from tensorlogic.dtypes import DType, bool_, float16, float32, int32, promote
 from tensorlogic.errors import ConsumedError, DTypeError, ShapeError
 from tensorlogic.graph import Node, Shape, broadcast, leaf, shape_text, user_site
-from tensorlogic.ops import Op
+from tensorlogic.ops import OPS, Op
 from tensorlogic.storage import Strided, reshape_strides
 
 _KINDS = {"float": ("float",), "number": ("float", "int"), "bool": ("bool",)}
@@ -78,6 +78,8 @@ def elementwise(op: Op, *args: Node) -> Node:
     shape = shapes[0]
     if any(s != shape for s in shapes):
         shape = broadcast(op.name, *shapes)
+    if op is ops.power and rest[0].number == 2:
+        op, args = OPS["mul"], (first, first)
     # attrs hold the dtype in which the arguments meet: a comparison's own dtype is bool.
     node = Node(op, args, (dtype,), shape, bool_ if op.result == "bool" else dtype)
     node.weak = weak and all(a.weak for a in args)
@@ -109,23 +111,35 @@ def reduce(op: Op, x: Node, axis: Any = None, keepdims: bool = False) -> Node:
     """op folded over axes."""
     _computes(op.name, x)
     _accept(op.name, op.accepts, x.dtype)
-    if op is ops.argmax and axis is None:
+    finds = op.result == "int32"  # an index along one axis
+    if finds and axis is None:
         flat = reduce(op, reshape(x, (x.size,)), 0)
         return reshape(flat, (1,) * len(x.shape)) if keepdims else flat
     axes = normal_axes(op.name, axis, len(x.shape))
-    if op is ops.argmax and len(axes) > 1:
-        raise ShapeError("argmax: one axis, or None for the flattened tensor")
-    if op is not ops.reduce_sum and any(x.shape[a] == 0 for a in axes):
+    if finds and len(axes) > 1:
+        raise ShapeError(f"{op.name}: one axis, or None for the flattened tensor")
+    assert op.fold is not None
+    if not op.fold.empty and any(x.shape[a] == 0 for a in axes):
         along = ", ".join(map(str, axes))
         raise ShapeError(f"{op.name} of no values: shape {shape_text(x.shape)}, axis {along}")
     if op is ops.reduce_sum and x.dtype is bool_:
         x = cast(x, int32)
     kept = tuple(1 if i in axes else d for i, d in enumerate(x.shape))
-    dtype = int32 if op.result == "int32" else x.dtype
-    node = Node(op, (x,), (axes,), kept, dtype)
+    node = Node(op, (x,), (axes,), kept, int32 if finds else x.dtype)
     if keepdims:
         return node
     return reshape(node, tuple(d for i, d in enumerate(x.shape) if i not in axes))
+
+
+def scan(op: Op, x: Node, axis: Any = None) -> Node:
+    """Each partial result of op folded along one axis, or through the flattened tensor."""
+    _computes(op.name, x)
+    _accept(op.name, op.accepts, x.dtype)
+    if axis is None:
+        x, axis = reshape(x, (x.size,)), 0
+    axis = normal_axis(op.name, axis, len(x.shape))
+    x = cast(x, int32) if x.dtype is bool_ else x
+    return Node(op, (x,), (axis,), x.shape, x.dtype)
 
 
 def cast(x: Node, dtype: DType) -> Node:
@@ -285,14 +299,14 @@ def _integer_index(op: str, i: Node) -> Node:
     return i if i.dtype is int32 else convert(i, int32, "raise")
 
 
-def take(x: Node, indices: Node, axis: int) -> Node:
-    """Entries of x along axis; negative indices count from the end."""
+def take(x: Node, indices: Node, axis: int, wraps: bool = True) -> Node:
+    """Entries of x along axis; negative indices count from the end, unless `wraps` is false."""
     axis = normal_axis("take", axis, len(x.shape))
     indices = _integer_index("take", indices)
     if x.shape[axis] == 0 and indices.size:
         raise ShapeError(f"take from axis {axis} of {shape_text(x.shape)}, which is empty")
     shape = x.shape[:axis] + indices.shape + x.shape[axis + 1 :]
-    node = Node(ops.TAKE, (x, indices), (axis,), shape, x.dtype)
+    node = Node(ops.TAKE, (x, indices), (axis, wraps), shape, x.dtype)
     node.site = user_site()
     return node
 

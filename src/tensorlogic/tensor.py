@@ -349,6 +349,7 @@ _PYTHON = {
     "/": "truediv",
     "//": "floordiv",
     "%": "mod",
+    "**": "pow",
     "&": "and",
     "|": "or",
     "^": "xor",
@@ -400,30 +401,5 @@ def _rmatmul(self: Tensor, other: Any) -> Any:
     return as_node(other) if isinstance(other, np.ndarray) else NotImplemented
 
 
-def _pow(self: Tensor, exponent: Any) -> Any:
-    """Whole exponents up to 64 by repeated squaring, and 0.5 and -0.5 by roots."""
-    if isinstance(exponent, Tensor):
-        exponent = exponent._scalar("its number")
-    if exponent in (0.5, -0.5):
-        return wrap(record.elementwise(OPS["sqrt" if exponent > 0 else "rsqrt"], self._node))
-    whole = isinstance(exponent, int | float) and float(exponent).is_integer()
-    if not whole or abs(exponent) > 64:
-        return NotImplemented
-    n = abs(int(exponent))
-    power, out = wrap(record.cast(self._node, float32)) if self.dtype is float16 else self, None
-    while n:
-        if n & 1:
-            out = power if out is None else out * power
-        n >>= 1
-        power = power * power if n else power
-    if out is None:
-        there = record.elementwise(OPS["equal"], self._node, self._node)
-        out = wrap(record.elementwise(OPS["where"], there, number(1), number(1)))
-    if exponent < 0:
-        out = 1.0 / out
-    return wrap(record.cast(out._node, self.dtype))
-
-
 Tensor.__matmul__ = _matmul  # type: ignore[method-assign, assignment]
 Tensor.__rmatmul__ = _rmatmul  # type: ignore[attr-defined]
-Tensor.__pow__ = _pow  # type: ignore[method-assign, assignment]

@@ -41,6 +41,34 @@ def softmax(x: Array, axis: int = -1) -> Array:
     return np.asarray(e / e.sum(axis=axis, keepdims=True))
 
 
+def logsumexp(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
+    return np.asarray(np.log(np.exp(x).sum(axis, keepdims=keepdims)))
+
+
+def log_softmax(x: Array, axis: int = -1) -> Array:
+    return x - logsumexp(x, axis, True)
+
+
+def group_norm(x: Array, groups: int, w: Any = 1, b: Any = 0, eps: float = 1e-5) -> Array:
+    grouped = x.reshape(len(x), groups, int(np.prod(x.shape[1:])) // groups)
+    return channels(layer_norm(grouped, eps=eps).reshape(x.shape), w, b)
+
+
+def batch_norm(x: Array, m: Any, v: Any, w: Any = 1, b: Any = 0, eps: float = 1e-5) -> Array:
+    scale = w / np.sqrt(v + eps)
+    return channels(x, scale, b - m * scale)
+
+
+def channels(x: Array, w: Any, b: Any) -> Array:
+    """x * w + b along axis 1."""
+    w, b = (np.reshape(v, (-1, *(1,) * (x.ndim - 2))) for v in (w, b))
+    return np.asarray(x * w + b)
+
+
+def reduced(losses: Array, how: str) -> Array:
+    return np.asarray({"mean": np.mean, "sum": np.sum, "none": np.asarray}[how](losses))
+
+
 def layer_norm(x: Array, w: Any = None, b: Any = None, eps: float = 1e-5) -> Array:
     centred = x - x.mean(-1, keepdims=True)
     normal = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps)
@@ -112,6 +140,59 @@ CASES: list[Case] = [
         ((3, 4, 5),),
         scale=lambda x: np.abs(x).mean((0, -1), keepdims=True),
     ),
+    Case("var", lambda x: tl.var(x), np.var, ((7, 6),), ulps=8),
+    Case(
+        "var",
+        lambda x: x.var(axis=(0, -1), keepdims=True, correction=1),
+        lambda x: x.var((0, -1), keepdims=True, ddof=1),
+        ((3, 4, 5),),
+        ulps=8,
+    ),
+    Case("var", lambda x: x.var(1, correction=2), lambda x: x.var(1) + np.nan, ((3, 1),)),
+    Case("std", lambda x: tl.std(x, 1), lambda x: x.std(1), ((7, 60),), ulps=8),
+    Case("std", lambda x: x.std(correction=1), lambda x: x.std(ddof=1), ((0,),)),
+    *(
+        Case(
+            name, lambda x, f=name, a=axis: getattr(tl, f)(x > 0, a), oracle, shape, ANY, out="bool"
+        )
+        for name, compare in (("any", np.any), ("all", np.all))
+        for shape in (((2, 3),), ((3, 0),), ((3, 1, 2),))
+        for axis in (None, 0, -1)
+        for oracle in [lambda x, f=compare, a=axis: f(x > 0, a)]
+    ),
+    Case(
+        "any",
+        lambda x: tl.any(x, (0, 1), True),
+        lambda x: np.any(x, (0, 1), keepdims=True),
+        ((2, 3),),
+        ANY,
+        out="bool",
+    ),
+    Case(
+        "all",
+        lambda x: x.all(keepdims=True),
+        lambda x: np.all(x, keepdims=True),
+        ((2, 3),),
+        ANY,
+        out="bool",
+    ),
+    Case("logsumexp", lambda x: tl.logsumexp(x), logsumexp, ((6, 33),), scale=lambda x: 8),
+    Case(
+        "logsumexp",
+        lambda x: x.logsumexp((0, -1), keepdims=True),
+        lambda x: logsumexp(x, (0, -1), True),
+        ((2, 5, 3),),
+        scale=lambda x: 8,
+    ),
+    Case("logsumexp", lambda x: x.logsumexp(0), lambda x: np.full(3, -np.inf), ((0, 3),)),
+    Case("log_softmax", lambda x: tl.log_softmax(x), log_softmax, ((6, 33),), scale=lambda x: 8),
+    Case(
+        "log_softmax",
+        lambda x: x.log_softmax(0),
+        lambda x: log_softmax(x, 0),
+        ((6, 3),),
+        scale=lambda x: 8,
+    ),
     Case("softmax", lambda x: tl.softmax(x), softmax, ((6, 33),), ulps=8),
     Case("softmax", lambda x: x.softmax(axis=0), lambda x: softmax(x, 0), ((6, 33),), ulps=8),
     Case("softmax", lambda x: x.softmax(1), lambda x: softmax(x, 1), ((2, 5, 3),), ulps=8),
@@ -130,6 +211,62 @@ CASES: list[Case] = [
         lambda x, w: rms_norm(x, w, 0.1),
         ((5, 16), (16,)),
         ulps=8,
+    ),
+    Case(
+        "group_norm",
+        lambda x: tl.group_norm(x, 3),
+        lambda x: group_norm(x, 3),
+        ((2, 6, 4, 5),),
+        scale=lambda x: 4,
+    ),
+    *(
+        Case(
+            "group_norm",
+            lambda x, w, b: x.group_norm(2, w, b, eps=1e-3),
+            lambda x, w, b: group_norm(x, 2, w, b, 1e-3),
+            (shape, (4,), (4,)),
+            scale=lambda x, w, b: 8 * (np.abs(w).max() + np.abs(b).max()),
+        )
+        for shape in ((3, 4), (2, 4, 7), (0, 4, 3), (2, 4, 0))
+    ),
+    Case(
+        "batch_norm",
+        lambda x, m, v: tl.batch_norm(x, m, v * v),
+        lambda x, m, v: batch_norm(x, m, v * v),
+        ((3, 5), (5,), (5,)),
+        scale=lambda x, m, v: 8 * (np.abs(x) + np.abs(m)) / np.sqrt(v * v + 1e-5),
+    ),
+    *(
+        Case(
+            "batch_norm",
+            lambda x, m, v, w, b: x.batch_norm(m, tl.exp(v), w, b, eps=0.5),
+            lambda x, m, v, w, b: batch_norm(x, m, np.exp(v), w, b, 0.5),
+            (shape, (4,), (4,), (4,), (4,)),
+            ("float32",),
+            scale=lambda x, m, v, w, b: 8 + 40 * np.abs(w).max(),
+        )
+        for shape in ((3, 4), (2, 4, 7), (2, 4, 3, 3), (0, 4))
+    ),
+    *(
+        Case(
+            "cross_entropy",
+            lambda x, i, r=how: tl.cross_entropy(x, abs(i) % 7, r),
+            lambda x, i, r=how: reduced(-log_softmax(x)[np.arange(len(i)), np.abs(i) % 7], r),
+            ((rows, 7), (rows,)),
+            ints=((1, 7),),
+            scale=lambda x, i: 8 * len(i),
+        )
+        for how, rows in (("mean", 5), ("sum", 5), ("none", 5), ("none", 1), ("mean", 0))
+    ),
+    *(
+        Case(
+            "mse",
+            lambda a, b, r=how: tl.mse(a, b, r),
+            lambda a, b, r=how: reduced((a - b) ** 2, r),
+            (shape, shape),
+            scale=lambda a, b, r=how: reduced(2 * a**2 + 2 * b**2, r),
+        )
+        for how, shape in (("mean", (3, 4)), ("sum", (3, 4)), ("none", (2, 5)), ("mean", (0,)))
     ),
     *(
         Case("matmul", lambda a, b: a @ b, np.matmul, shapes, scale=_product)

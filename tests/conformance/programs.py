@@ -150,7 +150,7 @@ def fold(random: Random, x: Any, a: Array) -> Pair:
     axes = tuple(random.sample(range(rank), random.randint(1, rank)))
     keep = random.random() < 0.5
     full = all(a.shape[i] for i in axes)
-    kind = random.randrange(7)
+    kind = random.randrange(10)
     if kind == 0 and full:
         return x.mean(axes, keepdims=keep), a.mean(axes, keepdims=keep)
     if kind == 1:
@@ -172,6 +172,13 @@ def fold(random: Random, x: Any, a: Array) -> Pair:
         key = a if rank == 2 else a[..., :1, :, :]
         out = tl.scaled_dot_product_attention(x, keys, keys * 2, causal=causal, length=length)
         return out, attention(a, key, key * 2, causal=causal, length=length)
+    if kind == 7:
+        return tl.tanh(x.cumsum(axes[0]) / 8), np.tanh(a.cumsum(axes[0]) / 8)
+    if kind == 8 and full:
+        return x.var(axes, keepdims=keep) * 0.5, a.var(axes, keepdims=keep) * 0.5
+    if kind == 9 and full:
+        logs = np.log(np.exp(a).sum(axes, keepdims=keep))
+        return x.logsumexp(axes, keepdims=keep) / 4, logs / 4
     return x, a
 
 

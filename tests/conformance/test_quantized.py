@@ -142,6 +142,9 @@ def test_elementwise_and_reductions(storage: str, device: str) -> None:
     assert_close(value(tl.where(w > 0, w, 0), device), np.maximum(exact, 0))
     assert_close(value(w.sum(axis=1), device), exact.sum(1), 4, np.abs(exact).sum(1))
     assert_close(value(w.max(axis=0), device), exact.max(0))
+    for axis in (0, 1):
+        size = np.cumsum(np.abs(exact), axis)
+        assert_close(value(w.cumsum(axis), device), np.cumsum(exact, axis), 16, size)
     assert_close(value(tl.concat([w, w]), device), np.concatenate([exact, exact]))
     e = np.exp(exact - exact.max(1, keepdims=True))
     assert_close(value(tl.softmax(w), device), e / e.sum(1, keepdims=True), 8)

@@ -19,7 +19,7 @@ def rows(dtype: str, *values: list[float]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("name", ["sum", "max", "min", "mean", "argmax"])
+@pytest.mark.parametrize("name", ["sum", "prod", "max", "min", "mean", "var", "argmax", "argmin"])
 def test_nan_and_infinities(name: str, dtype: str, device: str) -> None:
     x = rows(dtype, [1, NAN, 3], [INF, 1, NAN], [INF, -INF, 0], [-INF, -INF, -INF], [1, INF, INF])
     with np.errstate(invalid="ignore"):
@@ -35,6 +35,60 @@ def test_argmax_takes_the_first_of_ties(dtype: str, width: int, device: str) -> 
         got = compute(lambda t, a=axis: t.argmax(a), x, device=device)
         assert got.dtype == np.int32
         np.testing.assert_array_equal(got, x.argmax(axis))
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, "int32"])
+def test_argmin_is_argmax_of_the_negative(dtype: str, device: str) -> None:
+    x = np.random.default_rng(5).integers(-3, 3, (3, 1000)).astype(dtype)
+    if dtype != "int32":
+        x[1, 7], x[2] = NAN, INF
+    for axis in (1, 0, None):
+        got = compute(lambda t, a=axis: t.argmin(a), x, device=device)
+        np.testing.assert_array_equal(got, x.argmin(axis))
+
+
+def test_variance_does_not_cancel(device: str) -> None:
+    x = (10_000 + np.random.default_rng(8).standard_normal((3, 4000))).astype(np.float32)
+    wide = x.astype(np.float64)
+    for axis in (1, 0, None):
+        got = compute(lambda t, a=axis: (t.var(a), t.std(a)), x, device=device)
+        assert_close(got[0], wide.var(axis), 64, 3)
+        assert_close(got[1], wide.std(axis), 64, 3)
+    assert np.isinf(compute(lambda t: t.var(correction=1), np.float16([0, 600]), device=device))
+    assert compute(lambda t: t.std(), np.float16([0, 600]), device=device) == 300
+    assert np.isnan(compute(lambda t: t.var(correction=1), np.float32([5]), device=device))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_logsumexp_and_log_softmax_rows(dtype: str, device: str) -> None:
+    x = rows(dtype, [-INF, -INF], [-INF, 0], [60000, 60000], [INF, 0], [NAN, 0], [-60000, -60000])
+    got = compute(lambda t: t.logsumexp(1), x, device=device)
+    top = np.float64(60000) + np.log(2)
+    assert_close(got, np.array([-INF, 0, top, INF, NAN, np.log(2) - 60000]), what="logsumexp")
+    got = compute(tl.log_softmax, x, device=device)
+    half = -np.log(2)
+    want = [[NAN, NAN], [-INF, 0], [half, half], [NAN, NAN], [NAN, NAN], [half, half]]
+    assert_close(got, np.array(want), what="log_softmax")
+
+
+def test_truth_of_values(device: str) -> None:
+    x = np.array([[0, NAN], [0, -0.0], [2, -INF]], np.float32)
+    assert compute(lambda t: t.any(1), x, device=device).tolist() == [True, False, True]
+    assert compute(lambda t: t.all(1), x, device=device).tolist() == [False, False, True]
+    many = np.zeros(300_000, bool)
+    assert not compute(lambda t: t.any(), many, device=device)
+    many[-1] = True
+    assert compute(lambda t: t.any(), many, device=device)
+
+
+def test_cross_entropy_of_sure_and_wrong_rows(device: str) -> None:
+    x, targets = rows("float32", [100, 0], [0, 100], [-INF, 0], [NAN, 0]), np.int32([0, 0, 1, 0])
+    got = compute(lambda t, i: tl.cross_entropy(t, i, "none"), x, targets, device=device)
+    assert_close(got, np.array([np.exp(-100), 100, 0, NAN]), 4, 1)
+    for wrong in (-1, 2):
+        logits, i = (tl.from_numpy(v, device=device) for v in (x[:2], np.int32([0, wrong])))
+        with pytest.raises(tl.IndexRangeError, match=f"index {wrong} is outside an axis of size 2"):
+            tl.cross_entropy(logits, i).item()
 
 
 @pytest.mark.parametrize("width", [3, 64, 5000])

@@ -32,9 +32,16 @@ REDUCTIONS = [
     for dtype in TAKES[row.accepts]
 ]
 
+SCANS = [
+    pytest.param(row, dtype, id=f"{row}-{dtype}")
+    for row in OPS.values()
+    if row.kind == "scan"
+    for dtype in TAKES[row.accepts]
+]
+
 
 def test_every_row_is_tested() -> None:
-    assert {r.kind for r in OPS.values()} == {"elementwise", "reduce"}
+    assert {r.kind for r in OPS.values()} == {"elementwise", "reduce", "scan"}
     assert {r.accepts for r in OPS.values()} <= set(TAKES)
 
 
@@ -80,7 +87,7 @@ def test_elementwise(row: Op, dtype: str, device: str) -> None:
 
 def fold_axes(row: Op, rank: int) -> list[Any]:
     one = [None, *range(-rank, rank)]
-    return one if row.name == "argmax" or rank == 1 else [*one, (0, -1), tuple(range(rank))]
+    return one if row.result == "int32" or rank == 1 else [*one, (0, -1), tuple(range(rank))]
 
 
 @pytest.mark.parametrize(("row", "dtype"), REDUCTIONS)
@@ -93,6 +100,22 @@ def test_reduction(row: Op, dtype: str, shape: tuple[int, ...], device: str) -> 
         call = lambda t, a=axis, k=keep: public(row)(t, axis=a, keepdims=k)  # noqa: E731
         got = compute(call, x, device=device)
         want = np.asarray(row.numpy(wide(x), axis=axis, keepdims=keep))
+        want = want.astype(np.int32) if got.dtype == np.int32 else want  # int32 wraps
         scale = np.sum(size, axis=axis, keepdims=keep)
         assert got.dtype == ("int32" if row.result == "int32" or dtype == "bool" else dtype)
         assert_close(got, want, row.ulps, scale, f"{row.name} over {axis} of {shape}")
+
+
+@pytest.mark.parametrize(("row", "dtype"), SCANS)
+@pytest.mark.parametrize("shape", [(7,), (3, 5), (4, 1, 6), (2, 3, 65), (70, 3), (3, 0)], ids=str)
+def test_scan(row: Op, dtype: str, shape: tuple[int, ...], device: str) -> None:
+    assert row.numpy is not None
+    x = numbers(np.random.default_rng(3), shape, dtype)
+    size = np.abs(wide(x).astype(np.float64))
+    for axis in (None, *range(-len(shape), len(shape))):
+        got = compute(lambda t, a=axis: public(row)(t, axis=a), x, device=device)
+        assert got.dtype == ("int32" if dtype == "bool" else dtype)
+        want = np.asarray(row.numpy(wide(x), axis=axis))
+        want = want.astype(np.int32) if got.dtype == np.int32 else want
+        scale = row.numpy(size, axis=axis) * max(shape)
+        assert_close(got, want, row.ulps, scale, f"{row.name} along {axis} of {shape}")

@@ -173,26 +173,6 @@ def test_assignment_shows_the_functional_form() -> None:
     )
 
 
-def test_powers(device: str) -> None:
-    x = np.array([-2.0, 0.5, 3.0, np.nan], np.float32)
-    for n in (0, 1, 2, 3, 7, -1, -2, 2.0):
-        got = compute(lambda t, n=n: t**n, x, device=device)
-        np.testing.assert_allclose(got, x.astype(np.float64) ** n, 1e-6)
-    got = compute(lambda t: (abs(t) ** 0.5, abs(t) ** -0.5), x, device=device)
-    np.testing.assert_allclose(got[0], np.abs(x) ** 0.5, 1e-6)
-    np.testing.assert_allclose(got[1], np.abs(x) ** -0.5, 1e-6)
-    assert compute(lambda t: t**2, np.array([300, 9], np.float16), device=device).tolist() == [
-        np.inf,
-        81,
-    ]
-    assert (tl.arange(4) ** 3).tolist() == [0, 1, 8, 27]
-    for exponent in (2.5, np.inf, 100, "2"):
-        with pytest.raises(TypeError):
-            tl.ones([2]) ** exponent
-    with pytest.raises(tl.DTypeError):
-        tl.arange(3) ** -1
-
-
 def test_repr() -> None:
     x = tl.tensor([[1.0, 2.5]])
     assert repr(x) == "Tensor([[1. , 2.5]], shape=[1, 2], dtype=float16, device=cpu)"

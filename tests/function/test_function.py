@@ -398,7 +398,6 @@ QUESTIONS: dict[str, Callable[[Any, Any], Any]] = {
     "size": lambda x, n: tl.ones(n),
     "parts": lambda x, n: x.split(n),
     "widths": lambda x, n: x.pad(n),
-    "exponent": lambda x, n: x**n,
 }
 
 

@@ -127,10 +127,11 @@ def text() -> str:
     for op in rows:
         dtype = "bool_" if op.result == "bool" else "DT"
         if op.arity == 1:
+            result = f"Tensor[{dtype}, *Dims]"
             if op.symbol:
-                methods.append(f"    def __{DUNDER[op.symbol]}__(self) -> {own}: ...")
-            methods.append(f"    def {op.name}(self) -> {own}: ...")
-            functions.append(f"def {op.name}(x: {own}, /) -> {own}: ...")
+                methods.append(f"    def __{DUNDER[op.symbol]}__(self) -> {result}: ...")
+            methods.append(f"    def {op.name}(self) -> {result}: ...")
+            functions.append(f"def {op.name}(x: {own}, /) -> {result}: ...")
         elif op.arity == 2:
             if op.symbol:
                 methods += method(f"__{DUNDER[op.symbol]}__", op)

@@ -64,14 +64,22 @@ def _reduce(node: Node, x: Array) -> Array:
     assert node.op.numpy is not None
     (axes,) = node.attrs
     wide = _wide(x, node.args[0].dtype)
-    axis = axes[0] if node.op is ops.argmax else axes
+    axis = axes[0] if node.op.result == "int32" else axes
     result: Array = np.asarray(node.op.numpy(wide, axis=axis, keepdims=True))
     return result
 
 
+def _scan(node: Node, x: Array) -> Array:
+    assert node.op is not None
+    assert node.op.numpy is not None
+    result: Array = node.op.numpy(_wide(x, node.dtype), axis=node.attrs[0])
+    return result
+
+
 def _take(node: Node, x: Array, indices: Array) -> Array:
-    (axis,) = node.attrs
-    gate.check_index(indices, x.shape[axis], node.site, "take")
+    axis, wraps = node.attrs
+    size = x.shape[axis]
+    gate.check_index(indices, -size if wraps else 0, size, node.site, "take")
     return np.take(x, indices, axis=axis)
 
 
@@ -137,6 +145,7 @@ _VIEWS = ("reshape", "permute", "expand", "slice")
 _RULES: dict[str, Callable[..., Array]] = {
     "elementwise": _elementwise,
     "reduce": _reduce,
+    "scan": _scan,
     "cast": _cast,
     "narrow": _narrow,
     "reshape": lambda node, x: x.reshape(node.shape),

@@ -71,7 +71,8 @@ def _f32(value: float) -> Expr:
     return const(value, "f32")
 
 
-def _horner(x: Expr, coefficients: tuple[float, ...]) -> Expr:
+def horner(x: Expr, coefficients: tuple[float, ...]) -> Expr:
+    """A polynomial, its coefficients from the lowest order up."""
     sum_: Expr = const(coefficients[-1], x.dtype)
     for c in reversed(coefficients[:-1]):
         sum_ = fma(sum_, x, c)
@@ -92,11 +93,21 @@ def _reduce_exp(x: Expr) -> tuple[Expr, Expr]:
     """x = n ln(2) + r: the bits of n + _ROUND32, and e**r - 1."""
     shifted = fma(x, _LOG2E, _ROUND32)
     n = shifted - _ROUND32
-    r = fma(n, -_LN2_LO, fma(n, -_LN2_HI, x))
-    return bitcast(shifted, "i32"), fma(_horner(r, _EXP), r * r, r)
+    return bitcast(shifted, "i32"), expm1_near_zero(without_ln2(x, n))
 
 
-def _power_of_two(n: Expr) -> Expr:
+def without_ln2(x: Expr, n: Expr) -> Expr:
+    """x - n * ln(2) for a whole number n (f32) that is near x / ln(2)."""
+    return fma(n, -_LN2_LO, fma(n, -_LN2_HI, x))
+
+
+def expm1_near_zero(r: Expr) -> Expr:
+    """e**r - 1 for |r| <= ln(2) / 2."""
+    return fma(horner(r, _EXP), r * r, r)
+
+
+def power_of_two(n: Expr) -> Expr:
+    """2.0**n for n (i32) from -126 to 127."""
     return bitcast((n << 23) + _ONE_BITS, "f32")
 
 
@@ -106,20 +117,29 @@ def exp(x: Expr) -> Expr:
     bits, p = _reduce_exp(_at_most(select(x < -104.0, -104.0, x), 89.0))
     n = bits - _ROUND32_BITS
     half = binary("sar", n, 1)
-    return (p + 1.0) * _power_of_two(half) * _power_of_two(n - half)
+    return (p + 1.0) * power_of_two(half) * power_of_two(n - half)
+
+
+def exponent(bits: Expr) -> Expr:
+    """Of the bits of a positive normal float: n where the float is [sqrt(1/2), sqrt(2)) * 2**n."""
+    return binary("sar", bits - 0x3F3504F3, 23)  # the bits of sqrt(1/2)
 
 
 def log(x: Expr) -> Expr:
     tiny = x < 2.0**-126
     bits = bitcast(select(tiny, x * 2.0**23, x), "i32")
-    e = binary("sar", bits - 0x3F3504F3, 23)  # the bits of sqrt(1/2): 1 + f is in [0.707, 1.414)
+    e = exponent(bits)
     f = bitcast(bits - (e << 23), "f32") - 1.0
-    n = cast(e, "f32") - select(tiny, _f32(23.0), 0.0)
-    f2 = f * f
-    tail = fma(f2, -0.5, fma(f * f2, _horner(f, _LOG), n * _LN2_LO))
-    y = fma(n, _LN2_HI, f + tail)
+    y = log_near_one(f, cast(e, "f32") - select(tiny, _f32(23.0), 0.0))
     y = select(x < math.inf, y, x)  # inf and NaN are their own logarithms
     return select(x <= 0.0, select(x < 0.0, _f32(math.nan), -math.inf), y)
+
+
+def log_near_one(f: Expr, n: Expr) -> Expr:
+    """log((1 + f) * 2**n) for 1 + f from sqrt(1/2) to sqrt(2) and a whole number n (f32)."""
+    f2 = f * f
+    tail = fma(f2, -0.5, fma(f * f2, horner(f, _LOG), n * _LN2_LO))
+    return fma(n, _LN2_HI, f + tail)
 
 
 def _sine(x: Expr, quarter: int) -> Expr:
@@ -132,8 +152,8 @@ def _sine(x: Expr, quarter: int) -> Expr:
     r = _at_most(select(r < -0.79, -0.79, r), 0.79)
     quadrant = cast(bitcast(shifted, "i64"), "i32") + quarter
     r2 = r * r
-    sine = fma(r * r2, _horner(r2, _SIN), r)
-    cosine = fma(r2 * r2, _horner(r2, _COS), fma(r2, -0.5, 1.0))
+    sine = fma(r * r2, horner(r2, _SIN), r)
+    cosine = fma(r2 * r2, horner(r2, _COS), fma(r2, -0.5, 1.0))
     value = select((quadrant & 1).eq(0), sine, cosine)
     return bitcast(bitcast(value, "i32") ^ ((quadrant & 2) << 30), "f32")
 
@@ -148,15 +168,15 @@ def cos(x: Expr) -> Expr:
 
 def tanh(x: Expr) -> Expr:
     bits, p = _reduce_exp(_at_most(unary("abs", x), 20.0) * -2.0)
-    scale = _power_of_two(bits)  # the high bits of _ROUND32_BITS are shifted out
+    scale = power_of_two(bits)  # the high bits of _ROUND32_BITS are shifted out
     e = fma(scale, p, scale - 1.0)
     return _with_sign((0.0 - e) / (e + 2.0), bitcast(x, "i32"))
 
 
 def erf(x: Expr) -> Expr:
     t = _at_most(unary("abs", x), 4.0)
-    small = fma(_horner(t * t, _ERF), t, t)
-    large = 1.0 - unary("exp", fma(_horner(t, _ERFC), t, -t))
+    small = fma(horner(t * t, _ERF), t, t)
+    large = 1.0 - unary("exp", fma(horner(t, _ERFC), t, -t))
     return _with_sign(select(t <= _ERF_SPLIT, small, large), bitcast(x, "i32"))
 
 

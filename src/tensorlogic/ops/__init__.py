@@ -8,7 +8,17 @@ conformance tests are made from the rows.
 
 from tensorlogic.ops.arithmetic import maximum, minimum, where
 from tensorlogic.ops.pointwise import erf_reference, gelu_erf, gelu_tanh, silu
-from tensorlogic.ops.reductions import argmax, reduce_max, reduce_min, reduce_sum
+from tensorlogic.ops.powers import power
+from tensorlogic.ops.reductions import (
+    argmax,
+    argmin,
+    cumprod,
+    cumsum,
+    reduce_max,
+    reduce_min,
+    reduce_prod,
+    reduce_sum,
+)
 from tensorlogic.ops.structural import (
     ATTENTION,
     CALL,
@@ -48,13 +58,18 @@ __all__ = [
     "Fold",
     "Op",
     "argmax",
+    "argmin",
+    "cumprod",
+    "cumsum",
     "erf_reference",
     "gelu_erf",
     "gelu_tanh",
     "maximum",
     "minimum",
+    "power",
     "reduce_max",
     "reduce_min",
+    "reduce_prod",
     "reduce_sum",
     "register",
     "silu",

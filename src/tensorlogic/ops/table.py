@@ -20,11 +20,12 @@ from tensorlogic.kernels.ir import Expr
 class Op:
     """One op.
 
-    kind: "elementwise", "reduce", or the name of a lowering of its own. accepts: which dtypes it
-    takes, "float", "number" (float or int), "bool", "any". result: "same" as the common dtype of
-    its arguments, or "bool" or "int32". expr: argument expressions to the result. numpy: the
-    reference, on arrays of float64 or float32 alike. domain: the range of its test inputs.
-    ulps: the tolerance in float32 against float64. special: what holds of NaN and infinities.
+    kind: "elementwise", "reduce", "scan" (every partial result of a fold along one axis), or the
+    name of a lowering of its own. accepts: which dtypes it takes, "float", "number" (float or
+    int), "bool", "any". result: "same" as the common dtype of its arguments, or "bool" or "int32".
+    expr: argument expressions to the result. numpy: the reference, on arrays of float64 or float32
+    alike. domain: the range of its test inputs. ulps: the tolerance in float32 against float64.
+    special: what holds of NaN and infinities.
     """
 
     name: str
@@ -48,12 +49,14 @@ class Op:
 @dataclass(frozen=True)
 class Fold:
     """How a reduction folds. element: (value, index) to a tuple; merge: two tuples to one, with
-    `init` its identity; the result is the tuple's entry `pick`."""
+    `init` its identity; the result is the tuple's entry `pick`. empty: whether no values have a
+    result too."""
 
     init: Callable[[str], tuple[Expr, ...]]
     element: Callable[[Expr, Expr], tuple[Expr, ...]]
     merge: Callable[[tuple[Expr, ...], tuple[Expr, ...]], tuple[Expr, ...]]
     pick: int = 0
+    empty: bool = True
 
 
 OPS: dict[str, Op] = {}
@@ -75,6 +78,11 @@ def elementwise(name: str, doc: str, expr: Any, numpy: Any, **more: Any) -> Op:
 def reduction(name: str, doc: str, numpy: Any, fold: Fold, **more: Any) -> Op:
     """A row that folds axes."""
     return register(Op(name, "reduce", doc, numpy=numpy, fold=fold, **more))
+
+
+def scan(name: str, doc: str, numpy: Any, fold: Fold, **more: Any) -> Op:
+    """A row that gives every partial result of a fold along one axis."""
+    return register(Op(name, "scan", doc, numpy=numpy, fold=fold, **more))
 
 
 def structural(name: str, doc: str, **more: Any) -> Op:

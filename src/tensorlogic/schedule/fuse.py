@@ -21,6 +21,7 @@ from tensorlogic.schedule.emit import (
 from tensorlogic.schedule.lower import Lowering, Materialise
 from tensorlogic.schedule.partial import two_stage_steps
 from tensorlogic.schedule.rules import RULES, is_long
+from tensorlogic.schedule.scan import scan_step
 from tensorlogic.schedule.update import update_step
 from tensorlogic.settings import Settings
 from tensorlogic.storage import contiguous_strides
@@ -34,8 +35,8 @@ MAX_PARTS = 8
 CHEAP_OPS = 3
 """A value of one input and so few ops is computed again rather than stored for two kernels."""
 
-_OWN_KERNEL = ("concat", "attention", "update")
-_STORED_AS = (ops.CONCAT, ops.ATTENTION)
+_OWN_KERNEL = ("concat", "attention", "update", "scan")
+_STORED_AS = ("concat", "attention", "scan")
 """Kernels of their own that can store into a reshaped result."""
 _SHAPE_ONLY = ("reshape", "permute", "expand", "slice")
 _VIEWS = (*_SHAPE_ONLY, "cast")
@@ -209,7 +210,8 @@ class Scheduler:
         while x.op is ops.RESHAPE:
             inner = x.args[0]
             alone = self._consumers[id(inner)] == 1 and not any(inner is r for r in self._roots)
-            kept = id(inner) in self._stored and not (inner.op in _STORED_AS and alone)
+            free = alone and inner.op is not None and inner.op.kind in _STORED_AS
+            kept = id(inner) in self._stored and not free
             strided = inner.data is not None and inner.data.strides is not None
             if kept or (inner.op is None and not strided):
                 break
@@ -300,6 +302,8 @@ class Scheduler:
             return self._restarting(
                 root, lambda f: attention_step(root, core, self._lowering(root, f))
             )
+        if core.op is not None and core.op.kind == "scan":
+            return self._restarting(root, lambda f: scan_step(root, core, self._lowering(root, f)))
         if root.op is ops.UPDATE and self._in_place(root):
             return self._restarting(root, lambda f: update_step(root, self._lowering(root, f)))
         return self._restarting(root, lambda f: self._kernel(root, f))

@@ -323,7 +323,8 @@ class Lowering:
             entries = element()
         except Materialise as need:
             whole, op = self._prologue(node), need.node.op
-            if whole is None or op is None or op.kind not in ("reduce", "matmul"):
+            alone = need.node.size == 1  # costs nothing to store
+            if whole is None or op is None or op.kind not in ("reduce", "matmul") or alone:
                 raise
             raise Materialise(whole) from None
         init = fold.init(dtype)

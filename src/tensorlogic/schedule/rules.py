@@ -135,11 +135,11 @@ def _pad(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Exp
 def _take(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
     """The index is clamped, so that nothing outside is read; a wrong one is counted."""
     x, indices = node.args
-    (axis,) = node.attrs
+    axis, wraps = node.attrs
     rank = len(indices.shape)
     given = low.value(indices, at[axis : axis + rank], where)
     size = cast(affine_value(Affine(x.shape[axis])), "i32")
-    wrapped = select(given < 0, given + size, given)
+    wrapped = select(given < 0, given + size, given) if wraps else given
     ok = (wrapped >= 0) & (wrapped < size)
     low.check("index", node, ok if where is None else ok | unary("not", where))
     spot = Affine.of(cast(select(ok, wrapped, 0), "i64"))
