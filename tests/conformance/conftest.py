@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
+import tensorlogic.functions  # completes Tensor, however a test makes its tensors
+from tensorlogic.testing.fixtures import tl_device as device
 
-import tensorlogic.functions  # noqa: F401  # completes Tensor, however a test makes its tensors
-
-
-@pytest.fixture(params=["cpu", "reference"])
-def device(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+__all__ = ["device", "tensorlogic"]

@@ -5,10 +5,12 @@ Fences and what becomes of them:
     python, tensorlogic   run; each language has one namespace for the whole document
     python fails          runs and must raise (the same for tensorlogic)
     output                is exactly what the block before it printed, or the error it failed with
-    sh                    `tensorlogic`, `python -m tensorlogic`, examples run; others must exist
+    sh                    `tensorlogic`, `python -m tensorlogic`, examples run, and `python -m
+                          pytest` on files of the document; other commands must exist
     text and the like     is there to be read
 
-A fence in any other language, or in none, is an error: nothing escapes the check by a typing slip.
+A python block that begins with `# NAME.py` is that file, and is written there too. A fence in any
+other language, or in none, is an error: nothing escapes the check by a typing slip.
 """
 
 from __future__ import annotations
@@ -124,6 +126,8 @@ class Runner:
 
     def _python(self, block: Block) -> None:
         file = f"<{block.place}>"
+        if named := re.match(r"# (\w+\.py)\n", block.text):
+            Path(named[1]).write_text(block.text, encoding="utf-8")
         linecache.cache[file] = (len(block.text), None, block.text.splitlines(True), file)
         exec(compile(block.text, file, "exec"), self.python)
 
@@ -166,12 +170,14 @@ def _output_of(words: list[str]) -> str:
     command = [sys.executable, *words[1:]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     if done.returncode:
-        raise BlockError(f"{' '.join(words)} failed: {done.stderr}")
+        raise BlockError(f"{' '.join(words)} failed: {done.stdout}{done.stderr}")
     return done.stdout
 
 
 def _is_ours(arguments: list[str]) -> bool:
-    """Whether these arguments of `python` run the package or an example."""
+    """Whether these arguments of `python` run the package, an example, or tests that are there."""
+    if arguments[:2] == ["-m", "pytest"]:
+        return any(Path(a).exists() for a in arguments[2:])
     if arguments[:1] == ["-m"]:
         return arguments[1].split(".")[0] == "tensorlogic"
     return bool(arguments) and arguments[0].startswith("examples/")
