@@ -17,13 +17,14 @@ Array = NDArray[Any]
 
 
 def assert_close(got: Array, want: Any, ulps: float = 4, scale: Any = None, what: str = "") -> None:
-    """float16: `want` correctly rounded or a neighbour; float32: within `ulps`; others: equal.
+    """float16: `want` correctly rounded or a neighbour; float32: within `ulps`; others: equal. With
+    0 ulps all are equal.
 
     scale: the size of the sums behind the result, where they may cancel; an error of `ulps` float32
     ulps of it is allowed too.
     """
     atol = None if scale is None else ulps * 2.0**-23 * np.asarray(scale)
-    limit = ulps if got.dtype == np.float32 else None
+    limit = ulps if not ulps or got.dtype == np.float32 else None
     testing.assert_close(got, want, ulps=limit, atol=atol, what=what)
 
 

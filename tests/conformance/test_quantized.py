@@ -13,6 +13,7 @@ from tensorlogic.quants import QUANTS
 from tests.blocks import decoded, ordinary_blocks, random_blocks
 from tests.compare import Array, assert_close, assert_same, reference_forbidden
 
+VERIFIES = ("matmul", "linear", "embedding")
 ROWS = 6
 
 
