@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from tensorlogic import functions
 from tensorlogic.dtypes import DTYPES
 from tensorlogic.ops import OPS, Op
 from tests.conformance.cases import Case
-from tests.docs.api import tolerance
+from tests.docs.api import first_line, tolerance
 from tests.docs.markdown import table, tables
 
 FOLDER = Path(__file__).parent
@@ -108,4 +107,4 @@ def _row(name: str, evidence: Evidence) -> tuple[str, str, str, str]:
 
 def _purpose(module: str) -> tuple[str, str]:
     found = importlib.import_module(f"tests.conformance.test_{module}")
-    return f"[{module}](../tests/conformance/test_{module}.py)", inspect.getdoc(found) or ""
+    return f"[{module}](../tests/conformance/test_{module}.py)", first_line(found)

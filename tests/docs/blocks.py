@@ -7,6 +7,7 @@ Fences and what becomes of them:
     output                is exactly what the block before it printed, or the error it failed with
     sh                    `tensorlogic`, `python -m tensorlogic`, examples run, and `python -m
                           pytest` on files of the document; other commands must exist
+    diff                  names a file of the repository and lines that stand in it
     text and the like     is there to be read
 
 A python block that begins with `# NAME.py` is that file, and is written there too. A fence in any
@@ -31,7 +32,8 @@ from typing import Any
 from tensorlogic import lang
 from tensorlogic.errors import LanguageError
 
-READ_ONLY = frozenset({"text", "diff", "toml", "c", "llvm", "metal", "cuda"})
+ROOT = Path(__file__).parents[2]
+READ_ONLY = frozenset({"text", "toml", "c", "llvm", "metal", "cuda"})
 
 
 class BlockError(AssertionError):
@@ -135,6 +137,14 @@ class Runner:
         path = Path(self.name).with_suffix(".tl").name
         lang.run(block.text, path, out=print, environment=self.tensorlogic)
 
+    def _diff(self, block: Block) -> None:
+        head, *lines = block.text.splitlines()
+        path = ROOT / head.removeprefix("--- a/")
+        there = path.read_text(encoding="utf-8").splitlines()
+        for line in lines:
+            if line[:1] in (" ", "-") and line[1:].strip() and line[1:] not in there:
+                raise BlockError(f"{block.place}: {path.name} has no line {line[1:]!r}")
+
     def _sh(self, block: Block) -> None:
         for line in block.text.replace("\\\n", " ").splitlines():
             for command in line.split("&&"):
@@ -144,6 +154,7 @@ class Runner:
 _RUNNERS: dict[str, Callable[[Runner, Block], None]] = {
     "python": Runner._python,
     "tensorlogic": Runner._tensorlogic,
+    "diff": Runner._diff,
     "sh": Runner._sh,
 }
 

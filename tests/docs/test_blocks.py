@@ -133,6 +133,10 @@ def test_a_block_that_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             "```python\nprint(1)\n```\n```output\n2\n```",
             "page.md:5: the document says\n2\nbut it is\n1",
         ),
+        (
+            "```diff\n--- a/README.md\n+new\n-never there\n```",
+            "README.md has no line 'never there'",
+        ),
         ("```sh\nno-such-command x\n```", "there is no command 'no-such-command'"),
         ("```sh\nls && tensorlogic run no.tl\n```", "error: no.tl: No such file or directory"),
     ],
