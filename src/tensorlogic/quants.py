@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Reader = Callable[[Expr], Expr]
 """From a byte offset in the block (i64) to a value: the byte as i32, or the half as f32."""
+Digits = tuple[Expr, ...]
 
 
 @dataclass(frozen=True)
@@ -35,31 +36,113 @@ class QuantType:
     block: int
     nbytes: int
     digits: tuple[int, ...]
-    decode: Callable[[Reader, Reader, tuple[Expr, ...]], Expr]
+    decode: Callable[[Reader, Reader, Digits], Expr]
 
 
 def _at(offset: int) -> Expr:
     return const(offset, "i64")
 
 
+def _bits(byte: Expr, digit: Expr, width: int) -> Expr:
+    """The bits of a byte or word from position `width * digit` upward, as i32."""
+    return byte >> (cast(digit, "i32") * width)
+
+
 def _nibble(u8: Reader, half: Expr, at: Expr) -> Expr:
-    """The low (half 0) or high (half 1) four bits of a byte, as f32."""
-    return cast((u8(at) >> (cast(half, "i32") * 4)) & 15, "f32")
+    """The low (half 0) or high (half 1) four bits of a byte."""
+    return _bits(u8(at), half, 4) & 15
 
 
-def _q4_0(u8: Reader, f16: Reader, digits: tuple[Expr, ...]) -> Expr:
+def _real(value: Expr) -> Expr:
+    return cast(value, "f32")
+
+
+def _q4_0(u8: Reader, f16: Reader, digits: Digits) -> Expr:
     half, j = digits
-    return f16(_at(0)) * (_nibble(u8, half, j + 2) - 8.0)
+    return f16(_at(0)) * (_real(_nibble(u8, half, j + 2)) - 8.0)
 
 
-def _q4_1(u8: Reader, f16: Reader, digits: tuple[Expr, ...]) -> Expr:
+def _q4_1(u8: Reader, f16: Reader, digits: Digits) -> Expr:
     half, j = digits
-    return f16(_at(0)) * _nibble(u8, half, j + 4) + f16(_at(2))
+    return f16(_at(0)) * _real(_nibble(u8, half, j + 4)) + f16(_at(2))
 
 
-def _q8_0(u8: Reader, f16: Reader, digits: tuple[Expr, ...]) -> Expr:
+def _five_bits(u8: Reader, digits: Digits, at: int) -> Expr:
+    """Q5_0 and Q5_1: the fifth bits of all elements at byte `at`, before the nibbles."""
+    half, j = digits
+    fifths = u8(half * 2 + at) | (u8(half * 2 + (at + 1)) << 8)
+    return _nibble(u8, half, j + (at + 4)) | ((_bits(fifths, j, 1) & 1) << 4)
+
+
+def _q5_0(u8: Reader, f16: Reader, digits: Digits) -> Expr:
+    return f16(_at(0)) * _real(_five_bits(u8, digits, 2) - 16)
+
+
+def _q5_1(u8: Reader, f16: Reader, digits: Digits) -> Expr:
+    return f16(_at(0)) * _real(_five_bits(u8, digits, 4)) + f16(_at(2))
+
+
+def _signed(byte: Expr) -> Expr:
+    """A byte as int8."""
+    return (byte ^ 128) - 128
+
+
+def _q8_0(u8: Reader, f16: Reader, digits: Digits) -> Expr:
     (j,) = digits
-    return f16(_at(0)) * cast((u8(j + 2) ^ 128) - 128, "f32")
+    return f16(_at(0)) * _real(_signed(u8(j + 2)))
+
+
+def _q2_k(u8: Reader, f16: Reader, digits: Digits) -> Expr:
+    part, pair, group, j = digits
+    scale = u8(part * 8 + pair * 2 + group)
+    q = _bits(u8(part * 32 + group * 16 + j + 16), pair, 2) & 3
+    high, low = f16(_at(80)) * _real(scale & 15), f16(_at(82)) * _real(scale >> 4)
+    return high * _real(q) - low
+
+
+def _q3_k(u8: Reader, f16: Reader, digits: Digits) -> Expr:
+    part, high, low, group, j = digits
+    pair, lane = high * 2 + low, group * 16 + j
+    third = _bits(u8(lane), part * 4 + pair, 1) & 1
+    q = (_bits(u8(part * 32 + lane + 32), pair, 2) & 3) + (third << 2) - 4
+    top = _bits(u8(low * 2 + group + 104), part * 2 + high, 2) & 3
+    scale = (_nibble(u8, part, pair * 2 + group + 96) | (top << 4)) - 32
+    return f16(_at(108)) * _real(scale) * _real(q)
+
+
+def _six_bit_scales(u8: Reader, f16: Reader, upper: Expr, k: Expr, q: Expr) -> Expr:
+    """Q4_K and Q5_K: `q` by the scale and minimum of part 4 * upper + k.
+
+    The first four parts have theirs in bytes 4 to 11; the others have four bits each in bytes 12 to
+    15, and their upper two above those of the first four.
+    """
+    mask, top = _bits(const(63, "i32"), upper, 2), cast(upper, "i32") * 48
+    scale = (u8(upper * 8 + k + 4) & mask) | ((u8(k + 4) >> 2) & top)
+    least = (_bits(u8(upper * 4 + k + 8), upper, 4) & mask) | ((u8(k + 8) >> 2) & top)
+    return f16(_at(0)) * _real(scale) * _real(q) - f16(_at(2)) * _real(least)
+
+
+def _q4_k(u8: Reader, f16: Reader, digits: Digits) -> Expr:
+    upper, pair, half, j = digits
+    q = _nibble(u8, half, upper * 64 + pair * 32 + j + 16)
+    return _six_bit_scales(u8, f16, upper, pair * 2 + half, q)
+
+
+def _q5_k(u8: Reader, f16: Reader, digits: Digits) -> Expr:
+    upper, pair, half, j = digits
+    k = pair * 2 + half
+    fifth = _bits(u8(j + 16), upper * 4 + k, 1) & 1
+    q = _nibble(u8, half, upper * 64 + pair * 32 + j + 48) | (fifth << 4)
+    return _six_bit_scales(u8, f16, upper, k, q)
+
+
+def _q6_k(u8: Reader, f16: Reader, digits: Digits) -> Expr:
+    part, half, row, group, j = digits
+    lane = row * 32 + group * 16 + j
+    upper = _bits(u8(part * 32 + group * 16 + j + 128), half * 2 + row, 2) & 3
+    q = (_nibble(u8, half, part * 64 + lane) | (upper << 4)) - 32
+    scale = _signed(u8(part * 8 + half * 4 + row * 2 + group + 192))
+    return f16(_at(208)) * _real(scale) * _real(q)
 
 
 QUANTS: dict[str, QuantType] = {
@@ -67,7 +150,14 @@ QUANTS: dict[str, QuantType] = {
     for q in (
         QuantType("q4_0", 32, 18, (2, 16), _q4_0),
         QuantType("q4_1", 32, 20, (2, 16), _q4_1),
+        QuantType("q5_0", 32, 22, (2, 16), _q5_0),
+        QuantType("q5_1", 32, 24, (2, 16), _q5_1),
         QuantType("q8_0", 32, 34, (32,), _q8_0),
+        QuantType("q2_K", 256, 84, (2, 4, 2, 16), _q2_k),
+        QuantType("q3_K", 256, 110, (2, 2, 2, 2, 16), _q3_k),
+        QuantType("q4_K", 256, 144, (2, 2, 2, 32), _q4_k),
+        QuantType("q5_K", 256, 176, (2, 2, 2, 32), _q5_k),
+        QuantType("q6_K", 256, 210, (2, 2, 2, 2, 16), _q6_k),
     )
 }
 
@@ -120,7 +210,9 @@ def _evaluate(root: Expr, leaves: dict[str, NDArray[Any]], rows: NDArray[np.uint
         "sub": np.subtract,
         "mul": np.multiply,
         "and": np.bitwise_and,
+        "or": np.bitwise_or,
         "xor": np.bitwise_xor,
+        "shl": np.left_shift,
     }
 
     def gather(buffer: Buffer, at: NDArray[Any]) -> NDArray[Any]:

@@ -105,6 +105,7 @@ class Tensor(TypedTensor[DT, *Dims]):
 
     @property
     def ndim(self) -> int:
+        """Number of axes."""
         return len(self._node.shape)
 
     @property

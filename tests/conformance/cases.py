@@ -31,6 +31,11 @@ class Case:
     ints: tuple[tuple[int, int], ...] = ()
     out: str = "same"
 
+    @property
+    def exact(self) -> bool:
+        """Whether it only moves values, of whatever dtype."""
+        return "bool" in self.dtypes
+
 
 def erf(x: Any) -> Array:
     return np.asarray(tl.ops.erf_reference(x))

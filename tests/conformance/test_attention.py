@@ -12,6 +12,7 @@ from tests.compare import assert_close
 from tests.conformance.cases import SDPA, attention
 from tests.conformance.harness import FLOATS, compute, numbers, wide
 
+VERIFIES = ("scaled_dot_product_attention",)
 SHAPES = {
     "one head": ((5, 8), (7, 8), (7, 6)),
     "equal heads": ((3, 5, 8), (3, 5, 8), (3, 5, 8)),

@@ -10,6 +10,7 @@ import pytest
 import tensorlogic as tl
 from tests.conformance.harness import compute
 
+VERIFIES = ("take",)
 X = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
 KEYS: list[Any] = [
     0,

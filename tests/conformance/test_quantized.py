@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
-from gguf import quants
 
 import tensorlogic as tl
 from tensorlogic.creation import from_storage
 from tensorlogic.quants import QUANTS
-from tests.compare import Array, assert_close, reference_forbidden
+from tests.blocks import decoded, ordinary_blocks, random_blocks
+from tests.compare import Array, assert_close, assert_same, reference_forbidden
 
-TYPES = {name: gguf.GGMLQuantizationType[name.upper()] for name in QUANTS}
-ROWS, WIDTH = 6, 96
+VERIFIES = ("matmul", "linear", "embedding")
+ROWS = 6
 
 
-def weight(storage: str, shape: tuple[int, ...] = (ROWS, WIDTH)) -> tuple[Any, Array]:
-    """A quantized tensor and its exact values."""
-    values = np.random.default_rng(12).standard_normal(shape).astype(np.float32)
-    blocks = quants.quantize(values, TYPES[storage])
-    exact = quants.dequantize(blocks, TYPES[storage]).astype(np.float64).reshape(shape)
+def weight(storage: str, rows: int = ROWS) -> tuple[Any, Array]:
+    """A quantized tensor, three blocks wide, and its exact values."""
+    quant = QUANTS[storage]
+    shape = (rows, 3 * quant.block)
+    blocks = ordinary_blocks(storage, 3 * rows)
+    exact = decoded(storage, blocks).astype(np.float64).reshape(shape)
     return from_storage(blocks.reshape(-1), shape, storage, "w"), exact
 
 
@@ -39,9 +39,9 @@ def storage(request: pytest.FixtureRequest) -> str:
 
 
 def test_facts(storage: str) -> None:
-    w, _ = weight(storage)
-    assert (w.shape, w.dtype, w.storage, w.name) == ((ROWS, WIDTH), tl.float16, storage, "w")
-    assert w.nbytes == ROWS * WIDTH // QUANTS[storage].block * QUANTS[storage].nbytes
+    w, exact = weight(storage)
+    assert (w.shape, w.dtype, w.storage, w.name) == (exact.shape, tl.float16, storage, "w")
+    assert w.nbytes == ROWS * 3 * QUANTS[storage].nbytes
 
 
 def test_dequantize(storage: str, device: str) -> None:
@@ -51,6 +51,19 @@ def test_dequantize(storage: str, device: str) -> None:
     assert (plain.storage, plain.dtype) == ("float16", tl.float16)
     np.testing.assert_array_equal(w.numpy(), plain.numpy())
     assert_close(value(w.to(device).to("float32"), device), exact, 1)
+
+
+def test_special_scales(storage: str, device: str) -> None:
+    quant = QUANTS[storage]
+    blocks = random_blocks(storage, 48)
+    w = from_storage(blocks.reshape(-1), (12, 4 * quant.block), storage).to(device)
+    exact = decoded(storage, blocks).reshape(w.shape)
+    assert np.isnan(exact).any()
+    assert_same(value(w.to("float32") + 0, device), exact + 0, storage)
+    ones = tl.ones([w.shape[1]], dtype="float32", device=device)
+    with np.errstate(invalid="ignore"):
+        sums, scale = exact.sum(1, dtype=np.float64), np.abs(exact).sum(1, dtype=np.float64)
+    assert_close(value(w @ ones, device), sums, 4, scale, storage)
 
 
 VIEWS: list[Any] = [
@@ -64,12 +77,12 @@ VIEWS: list[Any] = [
     lambda w: w[:, ::5],
     lambda w: w[:, ::-1],
     lambda w: w.T,
-    lambda w: w.reshape(ROWS * 3, 32),
+    lambda w: w.reshape(ROWS * 3, -1),
     lambda w: w.reshape(-1),
     lambda w: w.reshape(4, -1),
-    lambda w: w.reshape(2, 3, WIDTH).permute(2, 0, 1),
-    lambda w: w.reshape(ROWS, 6, 16).permute(1, 0, 2).reshape(6, -1),
-    lambda w: w.unsqueeze(0).expand(2, ROWS, WIDTH),
+    lambda w: w.reshape(2, 3, -1).permute(2, 0, 1),
+    lambda w: w.reshape(ROWS, 6, -1).permute(1, 0, 2).reshape(6, -1),
+    lambda w: w.unsqueeze(0).expand(2, *w.shape),
     lambda w: w.T[3:9].T,
 ]
 
@@ -81,6 +94,7 @@ class Mirror:
         self.array = array
 
     T = property(lambda self: Mirror(self.array.T))
+    shape = property(lambda self: self.array.shape)
 
     def __getitem__(self, key: Any) -> Mirror:
         return Mirror(self.array[key])
@@ -109,7 +123,7 @@ def test_views(at: int, storage: str, device: str) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_linear(m: int, dtype: str, storage: str, device: str) -> None:
     w, exact = weight(storage)
-    x = np.random.default_rng(13).standard_normal((m, WIDTH)).astype(dtype)
+    x = np.random.default_rng(13).standard_normal((m, exact.shape[1])).astype(dtype)
     b = np.arange(ROWS, dtype=dtype)
     tensor, bias = (tl.from_numpy(a, device=device) for a in (x, b))
     wide = x.astype(np.float64)
@@ -117,12 +131,13 @@ def test_linear(m: int, dtype: str, storage: str, device: str) -> None:
     assert_close(value(tl.linear(tensor, w, bias), device), wide @ exact.T + b, 4, scale)
     assert_close(value(tensor @ w.T, device), wide @ exact.T, 4, scale)
     other = tl.from_numpy(x[:, :ROWS], device=device) @ w
-    assert_close(value(other, device), wide[:, :ROWS] @ exact, 4, np.full((m, WIDTH), 30))
+    scale = np.abs(wide[:, :ROWS]) @ np.abs(exact)
+    assert_close(value(other, device), wide[:, :ROWS] @ exact, 4, scale)
 
 
 def test_vector_products(storage: str, device: str) -> None:
     w, exact = weight(storage)
-    x = np.random.default_rng(14).standard_normal(WIDTH).astype(np.float32)
+    x = np.random.default_rng(14).standard_normal(exact.shape[1]).astype(np.float32)
     got = w @ tl.from_numpy(x, device=device)
     assert_close(value(got, device), exact @ x, 4, np.abs(exact) @ np.abs(x))
 
@@ -154,5 +169,5 @@ def test_misaligned_bytes_are_copied(storage: str, device: str) -> None:
     w, exact = weight(storage)
     memory = w._node.data.memory.base
     odd = np.concatenate([np.zeros(1, np.uint8), memory])[1:]
-    again = from_storage(odd, (ROWS, WIDTH), storage)
+    again = from_storage(odd, exact.shape, storage)
     assert_close(value(again.to(device) + 0, device), exact)

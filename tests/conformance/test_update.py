@@ -10,9 +10,11 @@ import pytest
 import tensorlogic as tl
 from tests.compare import reference_forbidden
 
+VERIFIES = ("update",)
 
-def cache(device: str, rows: int = 4) -> Any:
-    x = tl.zeros([rows, 2], device=device)
+
+def cache(device: str, rows: int = 4, dtype: str = "float16") -> Any:
+    x = tl.zeros([rows, 2], dtype, device)
     tl.eval(x)
     return x
 
@@ -21,18 +23,23 @@ def address(x: Any) -> int:
     return int(x._node.data.memory.address)
 
 
-def row(device: str, value: float) -> Any:
-    return tl.full([1, 2], value, device=device)
+def row(device: str, value: float, dtype: str = "float16") -> Any:
+    return tl.full([1, 2], value, dtype, device)
 
 
-def test_values(device: str) -> None:
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int32"])
+def test_values(dtype: str, device: str) -> None:
     at = tl.tensor(2, "int32", device)
     with reference_forbidden(device):
-        x = cache(device).update(1, row(device, 5)).update(at, row(device, 7) * 2)
+        x = (
+            cache(device, dtype=dtype)
+            .update(1, row(device, 5, dtype))
+            .update(at, row(device, 7, dtype) * 2)
+        )
         assert x.tolist() == [[0, 0], [5, 5], [14, 14], [0, 0]]
-        y = tl.zeros([2, 3], device=device).update(1, tl.ones([2, 2], device=device), axis=1)
+        y = tl.zeros([2, 3], dtype, device).update(1, tl.ones([2, 2], dtype, device), axis=1)
         assert y.tolist() == [[0, 1, 1], [0, 1, 1]]
-        assert y.update(0, tl.zeros([0, 3], device=device)).tolist() == [[0, 1, 1], [0, 1, 1]]
+        assert y.update(0, tl.zeros([0, 3], dtype, device)).tolist() == [[0, 1, 1], [0, 1, 1]]
 
 
 def test_a_cache_that_fills_up_stays_where_it_is() -> None:

@@ -5,10 +5,13 @@ Fences and what becomes of them:
     python, tensorlogic   run; each language has one namespace for the whole document
     python fails          runs and must raise (the same for tensorlogic)
     output                is exactly what the block before it printed, or the error it failed with
-    sh                    `tensorlogic`, `python -m tensorlogic`, examples run; others must exist
+    sh                    `tensorlogic`, `python -m tensorlogic`, examples run, and `python -m
+                          pytest` on files of the document; other commands must exist
+    diff                  names a file of the repository and lines that stand in it
     text and the like     is there to be read
 
-A fence in any other language, or in none, is an error: nothing escapes the check by a typing slip.
+A python block that begins with `# NAME.py` is that file, and is written there too. A fence in any
+other language, or in none, is an error: nothing escapes the check by a typing slip.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ from typing import Any
 from tensorlogic import lang
 from tensorlogic.errors import LanguageError
 
-READ_ONLY = frozenset({"text", "diff", "toml", "c", "llvm", "metal", "cuda"})
+ROOT = Path(__file__).parents[2]
+READ_ONLY = frozenset({"text", "toml", "c", "llvm", "metal", "cuda"})
 
 
 class BlockError(AssertionError):
@@ -124,12 +128,22 @@ class Runner:
 
     def _python(self, block: Block) -> None:
         file = f"<{block.place}>"
+        if named := re.match(r"# (\w+\.py)\n", block.text):
+            Path(named[1]).write_text(block.text, encoding="utf-8")
         linecache.cache[file] = (len(block.text), None, block.text.splitlines(True), file)
         exec(compile(block.text, file, "exec"), self.python)
 
     def _tensorlogic(self, block: Block) -> None:
         path = Path(self.name).with_suffix(".tl").name
         lang.run(block.text, path, out=print, environment=self.tensorlogic)
+
+    def _diff(self, block: Block) -> None:
+        head, *lines = block.text.splitlines()
+        path = ROOT / head.removeprefix("--- a/")
+        there = path.read_text(encoding="utf-8").splitlines()
+        for line in lines:
+            if line[:1] in (" ", "-") and line[1:].strip() and line[1:] not in there:
+                raise BlockError(f"{block.place}: {path.name} has no line {line[1:]!r}")
 
     def _sh(self, block: Block) -> None:
         for line in block.text.replace("\\\n", " ").splitlines():
@@ -140,6 +154,7 @@ class Runner:
 _RUNNERS: dict[str, Callable[[Runner, Block], None]] = {
     "python": Runner._python,
     "tensorlogic": Runner._tensorlogic,
+    "diff": Runner._diff,
     "sh": Runner._sh,
 }
 
@@ -166,12 +181,14 @@ def _output_of(words: list[str]) -> str:
     command = [sys.executable, *words[1:]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     if done.returncode:
-        raise BlockError(f"{' '.join(words)} failed: {done.stderr}")
+        raise BlockError(f"{' '.join(words)} failed: {done.stdout}{done.stderr}")
     return done.stdout
 
 
 def _is_ours(arguments: list[str]) -> bool:
-    """Whether these arguments of `python` run the package or an example."""
+    """Whether these arguments of `python` run the package, an example, or tests that are there."""
+    if arguments[:2] == ["-m", "pytest"]:
+        return any(Path(a).exists() for a in arguments[2:])
     if arguments[:1] == ["-m"]:
         return arguments[1].split(".")[0] == "tensorlogic"
     return bool(arguments) and arguments[0].startswith("examples/")

@@ -101,6 +101,23 @@ def test_output_of_a_command_inside_another(
     )
 
 
+def test_a_block_that_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = """
+        ```python
+        # test_one.py
+        def test_it() -> None:
+            assert 1 + 1 == %d
+        ```
+        ```sh
+        python -m pytest test_one.py
+        ```
+        """
+    _run(page % 2)
+    with pytest.raises(BlockError, match="1 failed"):
+        _run(page % 3)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -115,6 +132,10 @@ def test_output_of_a_command_inside_another(
         (
             "```python\nprint(1)\n```\n```output\n2\n```",
             "page.md:5: the document says\n2\nbut it is\n1",
+        ),
+        (
+            "```diff\n--- a/README.md\n+new\n-never there\n```",
+            "README.md has no line 'never there'",
         ),
         ("```sh\nno-such-command x\n```", "there is no command 'no-such-command'"),
         ("```sh\nls && tensorlogic run no.tl\n```", "error: no.tl: No such file or directory"),

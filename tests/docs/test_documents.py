@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import gguf
-import numpy as np
 import pytest
 
 import tensorlogic as tl
+from tensorlogic import formats
+from tensorlogic.devices import base
+from tensorlogic.functions import FUNCTIONS, METHODS
+from tensorlogic.ops import OPS
+from tensorlogic.testing.tiny import write_gguf, write_safetensors
 from tests.docs.blocks import Runner, missing_links, read_blocks
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def _write_models(folder: Path) -> None:
-    """The model files at the paths that the documents use, small."""
-    folder.mkdir(parents=True)
-    weight, bias = np.full((4, 32), 0.5, np.float32), np.arange(4, dtype=np.float32)
-    model = tl.Model({"layer.0.weight": tl.tensor(weight), "layer.0.bias": tl.tensor(bias)})
-    tl.save_model(model, folder / "model.safetensors")
-    writer = gguf.GGUFWriter(folder / "llama-7b-q4.gguf", "llama")
-    q4_0 = gguf.GGMLQuantizationType.Q4_0
-    writer.add_tensor("layer.0.weight", gguf.quantize(weight, q4_0), raw_dtype=q4_0)
-    writer.add_tensor("layer.0.bias", bias)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+@pytest.fixture
+def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a document registers is forgotten after it."""
+    monkeypatch.setattr(formats, "FORMATS", formats.FORMATS)
+    tables: list[dict[str, Any]] = [OPS, FUNCTIONS, base.REGISTRY._factories, base.REGISTRY._open]
+    kept, methods = [dict(t) for t in tables], list(METHODS)
+    yield
+    for name in set(METHODS) - set(methods):
+        delattr(tl.Tensor, name)
+    for name in (set(FUNCTIONS) - set(kept[1])) & set(vars(tl)):
+        delattr(tl, name)
+    METHODS[:] = methods
+    for table, before in zip(tables, kept, strict=True):
+        table.clear()
+        table.update(before)
 
 
+@pytest.mark.usefixtures("registries")
 @pytest.mark.filterwarnings("ignore:this machine has no usable GPU")
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_code_blocks(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _write_models(tmp_path / "path" / "to")
+    models = tmp_path / "path" / "to"  # where the documents say that models are
+    models.mkdir(parents=True)
+    write_safetensors(models / "model.safetensors")
+    write_gguf(models / "llama-7b-q4.gguf")
     if (ROOT / "examples").is_dir():
         (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)

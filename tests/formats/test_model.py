@@ -12,6 +12,8 @@ from builders import Gguf, SafeTensors
 
 import tensorlogic as tl
 from tensorlogic.errors import DTypeError, FormatError, RangeError, TensorNotFoundError
+from tensorlogic.quants import QUANTS
+from tests.blocks import decoded, gguf_type, ordinary_blocks
 
 
 def saved(path: Path, arrays: dict[str, np.ndarray]) -> Path:
@@ -142,16 +144,38 @@ def test_gguf_tensors(tmp_path: Path) -> None:
     np.testing.assert_array_equal(quantized.dequantize().numpy(), expected)
 
 
+@pytest.mark.parametrize("storage", QUANTS)
+def test_every_quantized_type(storage: str, tmp_path: Path) -> None:
+    quant, kind = QUANTS[storage], gguf_type(storage)
+    blocks = ordinary_blocks(storage, 10).reshape(5, -1)
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    writer.add_tensor("w", blocks, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    model = tl.load_model(tmp_path / "x.gguf")
+    assert (model["w"].shape, model["w"].storage) == ((5, 2 * quant.block), storage)
+    assert model.metadata.quantization == storage.upper()
+    exact = decoded(storage, blocks)
+    np.testing.assert_array_equal(model["w"].numpy(), exact.astype(np.float16))
+    rows = tl.embedding(tl.tensor([4, 0], dtype="int32"), model["w"])
+    np.testing.assert_array_equal(rows.numpy(), exact[[4, 0]].astype(np.float16))
+    tl.save_model(model, tmp_path / "x.safetensors")
+    saved_rows = tl.load_model(tmp_path / "x.safetensors")["w"].numpy()
+    np.testing.assert_array_equal(saved_rows, exact.astype(np.float16))
+
+
 def test_a_type_that_is_not_supported_yet_is_listed_but_not_read(tmp_path: Path) -> None:
     f = Gguf(data=bytes(32 + 144 + 16 + 8))
-    f.tensors[1].dims, f.tensors[1].type = [256, 1], int(gguf.GGMLQuantizationType.Q4_K)
+    f.tensors[1].dims, f.tensors[1].type = [256, 1], int(gguf.GGMLQuantizationType.IQ4_XS)
     f.tensors[2].offset = 192
     path = tmp_path / "x.gguf"
     path.write_bytes(f.build())
     model = tl.load_model(path)
     assert "b.weight" in model
-    assert "q4_K" in model.summary(check=True)
-    with pytest.raises(FormatError, match=r"'b\.weight': its type q4_K is not supported yet"):
+    assert "iq4_xs" in model.summary(check=True)
+    with pytest.raises(FormatError, match=r"'b\.weight': its type iq4_xs is not supported yet"):
         model["b.weight"]
 
 

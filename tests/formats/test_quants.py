@@ -11,28 +11,17 @@ import pytest
 from tensorlogic.kernels.check import check_expr
 from tensorlogic.kernels.ir import Buffer, index, load, nodes_of
 from tensorlogic.quants import QUANTS, dequantize
-
-
-def random_blocks(name: str, count: int) -> np.ndarray:
-    """Blocks of random bytes: their scales are subnormal, infinite and NaN, too."""
-    row = QUANTS[name]
-    blocks = np.random.default_rng(7).integers(0, 256, (count, row.nbytes), dtype=np.uint8)
-    special = np.array([1, 0x83FF, 0x7C00, 0xFC00, 0x7E00, 0, 0x8000, 0x7BFF], np.uint16)
-    for k, bits in enumerate(special):
-        blocks[k, :2] = np.frombuffer(bits.tobytes(), np.uint8)
-        blocks[len(special) + k, 2:4] = np.frombuffer(bits.tobytes(), np.uint8)
-    return blocks
+from tests.blocks import decoded, gguf_type, halves, random_blocks
 
 
 @pytest.mark.parametrize("name", QUANTS)
 def test_equals_the_gguf_package(name: str) -> None:
     row = QUANTS[name]
-    kind = gguf.GGMLQuantizationType[name.upper()]
+    kind = gguf_type(name)
     assert gguf.GGML_QUANT_SIZES[kind] == (row.block, row.nbytes)
     assert prod(row.digits) == row.block
     blocks = random_blocks(name, 20_000)
-    with np.errstate(all="ignore"):
-        expected = gguf.quants.dequantize(blocks, kind)
+    expected = decoded(name, blocks)
     found = dequantize(row, blocks)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
@@ -60,3 +49,8 @@ def test_leading_axes_are_kept() -> None:
 def test_blocks_of_another_type_are_refused() -> None:
     with pytest.raises(ValueError, match=r"q4_0 are uint8\[\.\.\., 18\], not uint8\[3, 20\]"):
         dequantize(QUANTS["q4_0"], np.zeros((3, 20), np.uint8))
+
+
+def test_where_the_halves_of_a_block_stand() -> None:
+    assert halves("q4_1") == [0, 2]
+    assert halves("q6_K") == [208]

@@ -16,8 +16,10 @@ from tensorlogic.devices.cpu import kernel_name
 from tensorlogic.kernels.ir import Kernel
 from tensorlogic.kernels.spec import Matmul
 from tensorlogic.ops import OPS
+from tensorlogic.quants import QUANTS
 from tests.conformance.cases import CASES
 from tests.conformance.harness import numbers, public
+from tests.conformance.test_quantized import weight
 from tests.cuda.checker import check_cuda
 from tests.metal.checker import check_metal
 from tests.plans.printed import steps_of, together
@@ -50,7 +52,16 @@ def graphs() -> list[tl.Tensor]:
             args = [None if a is None else tl.tensor(a, dtype=a.dtype) for a in arrays]
             result = case.call(*args)
             results += result if isinstance(result, tuple) else (result,)
-    return results
+    return results + [result for storage in QUANTS for result in of_quantized(storage)]
+
+
+def of_quantized(storage: str) -> list[tl.Tensor]:
+    """What a model does with weights of a quantized type: products, lookups, slices, values."""
+    w, _ = weight(storage)
+    ids = tl.tensor([1, 0], dtype="int32")
+    few, many = tl.ones([1, w.shape[1]]), tl.ones([17, w.shape[1]])
+    products = [tl.linear(few, w), tl.linear(many, w), many[:, :6] @ w]
+    return [*products, tl.embedding(ids, w), w[1:5, 3:40] * 2, w.T + 0, w.dequantize(), w.sum()]
 
 
 @cache

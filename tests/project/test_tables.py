@@ -11,27 +11,16 @@ import pytest
 from tensorlogic.dtypes import DTYPES, DType, promote
 from tensorlogic.errors import DTypeError
 from tensorlogic.quants import QUANTS
+from tests.docs.markdown import table, tables
 
 ROOT = Path(__file__).parents[2]
-
-
-def tables(text: str) -> list[list[list[str]]]:
-    """The tables of a Markdown document: for each its rows of cells, without marks of emphasis."""
-    found: list[list[list[str]]] = []
-    previous = False
-    for line in text.split("\n"):
-        is_row = line.startswith("|")
-        if is_row and not previous:
-            found.append([])
-        if is_row and not re.fullmatch(r"[|\s:-]+", line):
-            found[-1].append([re.sub("[*`]", "", c).strip() for c in line.strip("|").split("|")])
-        previous = is_row
-    return found
 
 
 def test_tables_are_read() -> None:
     text = "x\n| | a |\n|---|:-:|\n| **`b`** | c d |\n\n| e |\n"
     assert tables(text) == [[["", "a"], ["b", "c d"]], [["e"]]]
+    rows = [["a", "b"], ["1 | 2", ""]]
+    assert tables(table(rows[0], rows[1:])) == [rows]
 
 
 def _promoted(a: DType, b: DType) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import ml_dtypes
 import numpy as np
 import pytest
 
 import tensorlogic as tl
-from tests.compare import (
-    assert_close,
-    assert_same,
-    neighbour_distance,
-    reference_forbidden,
-    ulp_error,
-)
+from tensorlogic import testing
+from tensorlogic.testing.compare import neighbour_distance, ulp_error
+from tests.compare import assert_close, assert_same, reference_forbidden
 
 
 def f32(*values: float) -> np.ndarray:
@@ -81,3 +80,65 @@ def test_the_reference_can_be_forbidden() -> None:
             (tl.ones([2], device="reference") + 1).numpy()
     with reference_forbidden("reference"):
         assert (tl.ones([2], device="reference") + 1).tolist() == [2, 2]
+
+
+def report(actual: object, expected: object, **bounds: Any) -> list[str]:
+    """The lines of the report; there has to be one."""
+    with pytest.raises(AssertionError) as caught:
+        testing.assert_close(actual, expected, **bounds)
+    return str(caught.value).split("\n")
+
+
+def test_what_is_close() -> None:
+    close = testing.assert_close
+    close(tl.tensor([1.0, np.nan, np.inf]), [1.0, np.nan, np.inf])
+    close(tl.tensor([[1, 2]], dtype="int32") == 1, [[True, False]])
+    close(tl.zeros([0, 3]), np.zeros((0, 3)))
+    close(2.0, 2.0)
+    close(f32(1.1), [1.0], rtol=0.2)
+    close(f32(1.1), [1.0], atol=0.2)
+    close(f16(1.1, 3), [1.0, 3], atol=np.array([0.2, 0]))
+    close(f16(1.003), [1.0], ulps=3)
+    close(f32(1 + 2.0**-21), np.array([1.0]))
+    close(np.array([3, 4]), [3, 5], atol=1)
+    close(tl.tensor(np.array([1.0, 2.0], ml_dtypes.bfloat16), dtype="bfloat16"), [1.0, 2.0])
+
+
+def test_the_report() -> None:
+    assert report(tl.tensor([[1.0, 5.0], [2.0, 3.0]]), np.ones((2, 2)), what="f") == [
+        "f: 3 of 4 values are not close",
+        "  actual:    float16[2, 2]",
+        "  expected:  float64[2, 2]",
+        "  allowed:   1 ulp",
+        "  the worst: 5.0 at [0, 1], expected 1.0: 2304 ulps away",
+    ]
+    assert report(f32(np.nan, 2), f32(0, 1), ulps=2, rtol=0.1, atol=0.5)[-2:] == [
+        "  allowed:   2 ulps or rtol 0.1 or atol 0.5",
+        "  the worst: nan at [0], expected 0.0",
+    ]
+    assert report(np.array([1, 2]), [1, 3])[-2:] == [
+        "  allowed:   no difference",
+        "  the worst: 2 at [1], expected 3",
+    ]
+    assert report(f32(1, 2), f32(1)) == [
+        "the shapes differ",
+        "  actual:    float32[2]",
+        "  expected:  float32[1]",
+    ]
+    assert report(1.5, 2.5)[-1].startswith("  the worst: 1.5 at [], expected 2.5: ")
+    assert report(f16(1, 3), [1.0, 2.0], ulps=0)[3] == "  allowed:   0 ulps"
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected", "bounds"),
+    [
+        (f32(1.1), [1.0], {"rtol": 0.01}),
+        (f32(np.nan), [1.0], {"atol": np.inf}),
+        (f32(np.inf), [-np.inf], {"rtol": 1}),
+        (f16(1.003), [1.0], {}),
+        (f16(1.001), [1.0], {"ulps": 0}),
+        (np.array([True]), [False], {}),
+    ],
+)
+def test_what_is_not_close(actual: object, expected: object, bounds: dict[str, Any]) -> None:
+    assert report(actual, expected, **bounds)
