@@ -57,7 +57,6 @@ def _expect(failure: Fails, program: str, expected: str) -> None:
         ("f(a: 1, 2)", 9, "a named argument stands before this one"),
         ("f(a: 1, a: 2)", 9, "`a` is given twice"),
         ("3 = 4", 1, "only a name can stand before `=`"),
-        ("if x {}", 1, "`if` is a reserved word, not yet in use"),
     ],
 )
 def test_syntax(failure: Fails, line: str, column: int, message: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 __all__ = ["run", "run_file"]
@@ -56,13 +55,9 @@ def run_file(
     area: 42
     {}
     """
-    from tensorlogic.errors import LanguageSyntaxError
+    from tensorlogic.lang.interpreter import Interpreter
+    from tensorlogic.lang.source import Source
 
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LanguageSyntaxError(
-            f"{os.fspath(path)}: not a text in UTF-8: byte {error.start} is "
-            f"0x{error.object[error.start]:02x}"
-        ) from None
-    return run(text, os.fspath(path), out=out, environment=environment)
+    names: dict[str, Any] = {} if environment is None else environment
+    Interpreter(out, names).run(Source.read(os.fspath(path)))
+    return names
