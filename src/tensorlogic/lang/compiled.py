@@ -75,7 +75,7 @@ class _Look:
         for name, declared in types.items():
             is_tensor = isinstance(declared, TensorType)
             self._local[name] = _Fact(not is_tensor and declared != "list", is_tensor)
-        known: dict[str, _Fact] = {}
+        known: dict[str, _Fact] | None = None
         while known != self._local:  # until what loops carry round has settled
             known = dict(self._local)
             self._facts: dict[int, _Fact] = {}

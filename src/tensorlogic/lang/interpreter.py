@@ -167,9 +167,10 @@ class Interpreter:
         for names in tables:
             if node.name in names:
                 value = names[node.name]
-                if names is scope.globals and scope.traced is not None:
-                    return scope.traced.get((id(names), node.name), value)
-                return value
+                if names is not scope.globals or isinstance(value, Function | Builtin):
+                    return value
+                # A traced body that takes from its file what the look took for local fails here.
+                return value if scope.traced is None else scope.traced[id(names), node.name]
         known = [name for names in tables for name in names]
         raise Fault(f"`{node.name}` is not defined{values.nearest(node.name, known)}")
 

@@ -128,7 +128,7 @@ class _TokenFilter:
                 if not inside and previous not in _CONTINUED:
                     newline = newline or token
                 continue
-            if newline is not None and token.type != "ELSE":
+            if newline is not None and (token.type, previous) != ("ELSE", "RBRACE"):
                 yield newline
             newline = None
             if token in _OPENING:
