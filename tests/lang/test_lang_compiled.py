@@ -129,6 +129,33 @@ def test_positions_of_updates_are_values_of_each_call() -> None:
     assert x.tolist() == [[1.0], [0.0], [1.0]]
 
 
+def test_numbers_that_other_functions_take_so_are_values_of_each_call() -> None:
+    f = _function("""
+    fn g(x: tensor, scale: float, by: int) -> tensor { return x * scale + by * x }
+    fn h(x: tensor, a: float, by: int) -> tensor { return g(x, scale: a, by: by) }
+    fn f(x: float16[N], a: float, n: int) -> tensor { return h(x, a, n) + g(x, 1, by: 1) }
+    """)
+    for i in range(5):
+        assert f(tl.ones([1]), i / 4, i).tolist() == [i / 4 + i + 2]
+    assert f.traces == 1
+    f = _function("""
+    fn g(x: tensor, n: int, m: float) -> tensor { return x.reshape([n, -1]) * m }
+    fn f(x: float16[N], n: int, m: int) -> tensor { return g(x, n, m) }
+    """)
+    for n in (1, 2, 2):
+        assert f(tl.ones([2]), n, 3).tolist() == [[3.0] * (2 // n)] * n
+    assert f.traces == 2
+
+
+def test_a_tensor_of_one_element_is_still_no_number() -> None:
+    f = _function("""
+    fn g(x: tensor, n: int) -> tensor { return x * n }
+    fn f(x: float16[N]) -> tensor { return g(x, x.sum()) }
+    """)
+    with pytest.raises(tl.LanguageRuntimeError, match=r"g\(\): `n` is a tensor, not int"):
+        f(tl.ones([2]))
+
+
 def test_other_numbers_are_fixed_in_a_trace() -> None:
     f = _function("fn f(x: float16[N], n: int) -> tensor { return x.reshape([n, -1]) * (n / 4) }")
     for n in (1, 2, 4, 2, 1):

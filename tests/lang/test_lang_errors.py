@@ -285,6 +285,7 @@ def test_recursion_is_bounded(failure: Fails) -> None:
         ("0..1.5", "..", "a range has int bounds, not a float"),
         ("range(0, 3, 0)", "range(0, 3, 0)", "the step of a range is 0"),
         ("(0..3)[1.0]", "(0..3)[1.0]", "a range is indexed by ints, not by a float"),
+        ("[1, 2][true]", "[1, 2][true]", "a list is indexed by ints, not by a bool"),
         ("len(5)", "len(5)", "an int has no length"),
         ("append(5, 1)", "append(5, 1)", "append() takes a list, not an int"),
         (

@@ -127,10 +127,18 @@ def bind_dims(function: Function, arguments: dict[str, Any], call: Span) -> Bind
 
 def check_scalar(function: Function, label: str, declared: str, value: Any) -> Any:
     """A value that is no tensor, where `declared` is wanted; raises Fault."""
+    if isinstance(value, Tensor) and _is_number(value):
+        return value
     fits = isinstance(value, _SCALARS[declared])
     if not fits or (isinstance(value, bool) and declared != "bool"):
         raise Fault(f"{function.name}(): {label} is {values.kind(value)}, not {declared}")
     return float(value) if declared == "float" else value
+
+
+def _is_number(value: Tensor) -> bool:
+    """Whether it stands for a number of each call, in a body that is being traced."""
+    node = value._node
+    return node.traced and node.weak and node.is_leaf
 
 
 def _type(declared: tree.TypeName) -> TensorType | str:

@@ -182,7 +182,8 @@ def index(value: Any, key: Any) -> Any:
     """`value[key]` of tensors, models, lists, ranges, tables and strings."""
     if not isinstance(value, Tensor | list | range | Mapping | str):
         raise Fault(f"{kind(value)} cannot be indexed")
-    if isinstance(value, list | range | str) and not isinstance(key, int | slice):
+    is_place = isinstance(key, int | slice) and not isinstance(key, bool)
+    if isinstance(value, list | range | str) and not is_place:
         raise Fault(f"{kind(value)} is indexed by ints, not by {kind(key)}")
     if isinstance(value, Mapping) and not isinstance(value, Model) and key not in value:
         raise Fault(f"there is no key {show(key, quote=True)}{nearest(str(key), map(str, value))}")
