@@ -20,7 +20,8 @@ def run(
 
     path: what errors call the text. out: takes each printed line. environment: the names that the
     program starts with, to which its own are added. Paths in the program are relative to the
-    current directory. Raises LanguageSyntaxError or LanguageRuntimeError.
+    current directory, those of `import` to the folder of `path`. Raises LanguageSyntaxError or
+    LanguageRuntimeError.
 
     >>> import tensorlogic as tl
     >>> program = tl.lang.run('let area = 6 * 7; print("area:", area)')
@@ -44,8 +45,9 @@ def run_file(
 ) -> dict[str, Any]:
     """Run a `.tl` file and return the names that it bound; `out` and `environment` as for `run`.
 
-    Paths in the program are relative to the current directory, as in Python. Raises OSError, and
-    LanguageSyntaxError or LanguageRuntimeError with file, line and column.
+    Paths in the program are relative to the current directory, as in Python, those of `import` to
+    the file. Raises OSError, and LanguageSyntaxError or LanguageRuntimeError with file, line and
+    column.
 
     >>> import pathlib, tempfile
     >>> import tensorlogic as tl
