@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -243,12 +243,14 @@ def save_model(
     model: Mapping[str, Any],
     path: str | os.PathLike[str],
     metadata: Mapping[str, str] | None = None,
+    progress: Callable[[str], object] | None = None,
 ) -> None:
     """Writes the tensors of a model, or of a mapping, as a SafeTensors file, all or nothing.
 
     Storage dtypes are saved as they are, byte for byte; quantized tensors as float16. The file
     replaces `path` when it is complete, so that a model may be saved over its own file. metadata
-    defaults to what the model's SafeTensors file had, else to {"format": "pt"}.
+    defaults to what the model's SafeTensors file had, else to {"format": "pt"}. progress: called
+    with the name of each tensor when its turn to be written has come.
 
     >>> import tempfile, tensorlogic as tl
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -264,14 +266,23 @@ def save_model(
         metadata = {"format": "pt"}
         if source.metadata.format == "SafeTensors":
             metadata = {k: v for k, v in source.metadata.items() if isinstance(v, str)}
-    safetensors.write(target, (_record(source, name) for name in source.names()), metadata)
+    records = (_record(source, name, progress) for name in source.names())
+    safetensors.write(target, records, metadata)
 
 
-def _record(model: Model, name: str) -> safetensors.Record:
+def _record(
+    model: Model, name: str, progress: Callable[[str], object] | None
+) -> safetensors.Record:
     """How to write a tensor. One that is opened for this alone is dropped with its values."""
     kept = model._tensors.get(name)
     tensor = (model._open(name) if kept is None else kept).dequantize()
-    return safetensors.Record(name, tensor.shape, tensor.dtype.name, tensor.numpy)
+
+    def values() -> NDArray[Any]:
+        if progress is not None:
+            progress(name)
+        return tensor.numpy()
+
+    return safetensors.Record(name, tensor.shape, tensor.dtype.name, values)
 
 
 def _as_tensor(name: str, value: Any) -> Tensor:

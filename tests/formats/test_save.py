@@ -210,6 +210,13 @@ def test_what_cannot_be_saved(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_progress_is_told_before_each_tensor(tmp_path: Path) -> None:
+    told: list[str] = []
+    tensors = {"b": tl.ones([2]), "a": tl.zeros([3])}
+    tl.save_model(tensors, tmp_path / "x.safetensors", progress=told.append)
+    assert told == ["a", "b"]
+
+
 def test_one_tensor_at_a_time_is_in_memory(tmp_path: Path) -> None:
     source, path = tmp_path / "x.safetensors", tmp_path / "y.safetensors"
     arrays = {f"w{k}": np.full(1 << 20, k, np.float32) for k in range(24)}

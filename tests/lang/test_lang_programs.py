@@ -11,7 +11,7 @@ import pytest
 
 import tensorlogic as tl
 from tensorlogic import functions, lang
-from tensorlogic.lang import values
+from tensorlogic.lang import builtins
 
 GUIDE = """
 function forward(input: float16[N, D_in],
@@ -209,8 +209,8 @@ def test_tensors(printed: Any) -> None:
 
 
 def test_every_public_function_is_a_builtin() -> None:
-    program: dict[str, Any] = values.builtins()
-    missing = set(functions.FUNCTIONS) - set(program) - values.PYTHON_ONLY
+    program: dict[str, Any] = builtins.builtins()
+    missing = set(functions.FUNCTIONS) - set(program) - builtins.PYTHON_ONLY
     assert not missing
     assert {"tensor", "zeros", "load_model", "save_model", "float16", "gpu"} <= set(program)
     assert not {"Tensor", "from_numpy", "run_file"} & set(program)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 __all__ = ["run", "run_file"]
@@ -21,7 +20,8 @@ def run(
 
     path: what errors call the text. out: takes each printed line. environment: the names that the
     program starts with, to which its own are added. Paths in the program are relative to the
-    current directory. Raises LanguageSyntaxError or LanguageRuntimeError.
+    current directory, those of `import` to the folder of `path`. Raises LanguageSyntaxError or
+    LanguageRuntimeError.
 
     >>> import tensorlogic as tl
     >>> program = tl.lang.run('let area = 6 * 7; print("area:", area)')
@@ -45,8 +45,9 @@ def run_file(
 ) -> dict[str, Any]:
     """Run a `.tl` file and return the names that it bound; `out` and `environment` as for `run`.
 
-    Paths in the program are relative to the current directory, as in Python. Raises OSError, and
-    LanguageSyntaxError or LanguageRuntimeError with file, line and column.
+    Paths in the program are relative to the current directory, as in Python, those of `import` to
+    the file. Raises OSError, and LanguageSyntaxError or LanguageRuntimeError with file, line and
+    column.
 
     >>> import pathlib, tempfile
     >>> import tensorlogic as tl
@@ -56,13 +57,9 @@ def run_file(
     area: 42
     {}
     """
-    from tensorlogic.errors import LanguageSyntaxError
+    from tensorlogic.lang.interpreter import Interpreter
+    from tensorlogic.lang.source import Source
 
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LanguageSyntaxError(
-            f"{os.fspath(path)}: not a text in UTF-8: byte {error.start} is "
-            f"0x{error.object[error.start]:02x}"
-        ) from None
-    return run(text, os.fspath(path), out=out, environment=environment)
+    names: dict[str, Any] = {} if environment is None else environment
+    Interpreter(out, names).run(Source.read(os.fspath(path)))
+    return names

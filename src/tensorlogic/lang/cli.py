@@ -7,11 +7,9 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
+from tensorlogic.lang import commands
 
 _FAILED, _INTERRUPTED = 1, 130
 
@@ -38,7 +36,7 @@ def _guarded(options: argparse.Namespace) -> int:
     except Exception as error:
         if options.debug:
             raise
-        print(f"error: {_message(error)}", file=sys.stderr)
+        print(f"error: {commands.message_of(error)}", file=sys.stderr)
         return _FAILED
     return 0
 
@@ -52,11 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tensorlogic {__version__}")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the Python traceback of errors")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    kinds = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", parents=[common], help="run a program of the text language")
-    run.add_argument("file", metavar="FILE.tl", help="the program; `-` reads standard input")
-    run.add_argument(
+    program = argparse.ArgumentParser(add_help=False)
+    program.add_argument("file", metavar="FILE.tl", help="the program; `-` reads standard input")
+    program.add_argument(
         "--set",
         action="append",
         default=[],
@@ -64,15 +62,47 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=TEXT",
         help="a string that the program finds under that name, such as model=PATH",
     )
-    run.set_defaults(run=_run)
 
-    info = commands.add_parser("info", parents=[common], help="show what is in a model file")
+    run = kinds.add_parser(
+        "run", parents=[program, common], help="run a program of the text language"
+    )
+    run.set_defaults(run=commands.run)
+
+    repl = kinds.add_parser("repl", parents=[common], help="run statements as they are typed")
+    repl.set_defaults(run=commands.repl)
+
+    explain = kinds.add_parser(
+        "explain",
+        parents=[program, common],
+        help="show how a program's last tensor would be computed, without computing it",
+    )
+    explain.add_argument("--stage", choices=commands.STAGES, default="kernels")
+    explain.add_argument("--device", help="metal, cuda or cpu, whether this machine has it or not")
+    explain.add_argument(
+        "--value", metavar="NAME", help="the tensor of that name, not the last one"
+    )
+    explain.set_defaults(run=commands.explain)
+
+    info = kinds.add_parser("info", parents=[common], help="show what is in a model file")
     info.add_argument("model", metavar="MODEL", help="a .safetensors or .gguf file, or a folder")
     info.add_argument("--check", action="store_true", help="count values that float16 cannot hold")
-    info.set_defaults(run=_info)
+    info.set_defaults(run=commands.info)
 
-    devices = commands.add_parser("devices", parents=[common], help="show the devices")
-    devices.set_defaults(run=_devices)
+    convert = kinds.add_parser(
+        "convert", parents=[common], help="save a model of any format as SafeTensors"
+    )
+    convert.add_argument("model", metavar="IN", help="a .safetensors or .gguf file, or a folder")
+    convert.add_argument("target", metavar="OUT.safetensors")
+    convert.add_argument(
+        "--on-overflow",
+        choices=commands.ON_OVERFLOW,
+        default="raise",
+        help="what becomes of values that float16 cannot hold",
+    )
+    convert.set_defaults(run=commands.convert)
+
+    devices = kinds.add_parser("devices", parents=[common], help="show the devices")
+    devices.set_defaults(run=commands.devices)
     return parser
 
 
@@ -84,82 +114,5 @@ def _binding(argument: str) -> tuple[str, str]:
     return name, text
 
 
-def _message(error: Exception) -> str:
-    from tensorlogic.errors import TensorLogicError
-
-    if isinstance(error, TensorLogicError):
-        return str(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return f"{type(error).__name__}: {error}; this is a fault of tensorlogic: `--debug` shows it"
-
-
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"warning: {message}", file=sys.stderr)
-
-
-def _run(options: argparse.Namespace) -> None:
-    from tensorlogic import lang
-
-    environment: dict[str, Any] = dict(options.set)
-    if options.file == "-":
-        lang.run(sys.stdin.read(), "<stdin>", environment=environment)
-    else:
-        lang.run_file(options.file, environment=environment)
-
-
-def _console() -> Console:
-    """Where tables go; into a pipe or file they go in full width, unadorned."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
-
-
-def _info(options: argparse.Namespace) -> None:
-    from rich.table import Table
-
-    from tensorlogic.model import load_model
-
-    model = load_model(options.model)
-    facts = (model.metadata.format, model.metadata.architecture, model.metadata.quantization)
-    console = _console()
-    console.print(f"{options.model}: {', '.join(f for f in facts if f)}", markup=False)
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for key, value in model.metadata.items():
-        table.add_row(_shorten(key), _shorten(value))
-    if model.metadata:
-        console.print("\nmetadata")
-        console.print(table)
-    console.print("\ntensors")
-    for line in model.summary(check=options.check).splitlines():
-        console.print(_printable(line), markup=False, soft_wrap=True)
-
-
-def _shorten(value: Any, limit: int = 120) -> Text:
-    """A metadata value in one line of text that rich takes literally."""
-    from rich.text import Text
-
-    count = f"{len(value)} values: " if isinstance(value, list | tuple) and len(value) > 8 else ""
-    text = _printable(count + str(value[:8] if count else value))
-    return Text(text if len(text) <= limit else text[: limit - 1] + "…")
-
-
-def _printable(text: str) -> str:
-    """Text of a file with its control characters, which could steer the terminal, spelled out."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def _devices(options: argparse.Namespace) -> None:
-    from rich.table import Table
-
-    from tensorlogic.devices.base import devices
-
-    table = Table(box=None, pad_edge=False)
-    for head in ("device", "here", "what it is", "why not"):
-        table.add_column(head, no_wrap=head != "why not")
-    for device in devices():
-        here = "yes" if device.available else "no"
-        table.add_row(device.name, here, device.description, device.reason)
-    _console().print(table)

@@ -8,73 +8,47 @@ it knows the node.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from types import GeneratorType
 from typing import Any
 
-from tensorlogic.dims import Binding, TensorType, bind
-from tensorlogic.dtypes import DTYPES
+from tensorlogic.dims import Binding, TensorType
 from tensorlogic.errors import LanguageError, LanguageRuntimeError
 from tensorlogic.graph import text_site
-from tensorlogic.lang import tree, values
+from tensorlogic.lang import builtins, calls, compiled, tree, values
+from tensorlogic.lang.builtins import Builtin
+from tensorlogic.lang.calls import Function, Returned
 from tensorlogic.lang.parser import parse
 from tensorlogic.lang.source import Source, Span
-from tensorlogic.lang.values import Builtin, Fault
-from tensorlogic.model import Model
+from tensorlogic.lang.values import Fault
 from tensorlogic.tensor import Tensor
 
 MAX_CALLS = 1000
 _SHOWN_CALLS = 3
 
-_SCALARS: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (float, int),
-    "bool": (bool,),
-    "string": (str,),
-    "list": (list,),
-    "model": (Model,),
-}
-
 Steps = Generator["tree.Node | _Enter", Any, Any]
-
-
-@dataclass(eq=False, repr=False)
-class Function:
-    """A function of a text program; Python can call it as well.
-
-    >>> import tensorlogic as tl
-    >>> program = tl.lang.run("fn double(x: int) -> int { return x * 2 }")
-    >>> program["double"](21)
-    42
-    """
-
-    tree: tree.Function
-    types: dict[str, TensorType | str]
-    result: TensorType | str | None
-    interpreter: Interpreter
-
-    @property
-    def name(self) -> str:
-        return self.tree.name
-
-    def __call__(self, *positional: Any, **named: Any) -> Any:
-        return self.interpreter.call(self, positional, named)
-
-    def __repr__(self) -> str:
-        return f"function {self.name}({', '.join(self.types)})"
 
 
 @dataclass(slots=True, eq=False)
 class Scope:
-    """The names that a function's body sees first, and the call that it runs for."""
+    """The names that a body sees: its own, then those of its file; and for which call it runs.
+
+    A file that is imported has a call, but no function. loops: how many loops the statement at hand
+    stands in. traced: while a compiled function is traced, what stands for the values of its files.
+    """
 
     names: dict[str, Any]
+    globals: dict[str, Any]
     function: Function | None = None
     call: Span | None = None
     caller: Scope | None = None
     depth: int = 0
     binding: Binding = field(default_factory=lambda: Binding(""))
+    traced: compiled.Globals | None = None
+    loops: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -86,38 +60,63 @@ class _Enter:
 
 
 @dataclass(slots=True, eq=False)
-class _Returned:
-    value: Any
+class _Left:
+    """A `break` or `continue` on its way out of the blocks of its loop."""
+
+    word: str
 
 
 class Interpreter:
     """Runs programs in one environment.
 
-    out: takes each line that a program prints. environment: the names that the program binds.
+    out: takes each line that a program prints. environment: the names that the program binds. dry:
+    nothing is printed or saved, so that nothing has to be computed for it.
     """
 
-    def __init__(self, out: Callable[[str], None], environment: dict[str, Any]) -> None:
+    def __init__(
+        self, out: Callable[[str], None], environment: dict[str, Any], dry: bool = False
+    ) -> None:
         self.environment = environment
-        self._builtins = {**values.builtins(), "print": Builtin("print", self._print)}
+        self.last: Tensor | None = None
+        """The tensor that the program itself bound, stated or printed last."""
         self._out = out
+        self._builtins = {**builtins.builtins(), "print": Builtin("print", self._print)}
+        if dry:
+            self._builtins |= {n: Builtin(n, self._note) for n in ("print", "save_model")}
+        self._importing: dict[str, str] = {}  # files being run, the program first: path by identity
+        self._imported: dict[str, dict[str, Function]] = {}
 
-    def run(self, source: Source) -> None:
-        """Run a program; raises LanguageSyntaxError or LanguageRuntimeError."""
-        self._drive(parse(source), Scope(self.environment))
+    def run(self, source: Source) -> Any:
+        """Run a program; raises LanguageSyntaxError or LanguageRuntimeError.
+
+        Returns the value of its last statement, if that is an expression, else None.
+        """
+        self._importing = {os.path.realpath(source.path): source.path}
+        scope = Scope(self.environment, self.environment)
+        value = None
+        for statement in parse(source).statements:
+            value = self._drive(statement, scope)
+            self._note(value)
+        return value
 
     def call(self, function: Function, positional: Sequence[Any], named: dict[str, Any]) -> Any:
         """Call a function from Python; the place of the call is where the function stands."""
-        span = function.tree.span
+        span = function.definition.span
         call = tree.Call(
             span,
             tree.Literal(span, function),
             [tree.Literal(span, value) for value in positional],
             {name: tree.Literal(span, value) for name, value in named.items()},
         )
-        return self._drive(call, Scope(self.environment))
+        return self._drive(call, Scope(self.environment, self.environment))
 
     def _print(self, *items: Any) -> None:
         self._out(" ".join(values.show(item) for item in items))
+
+    def _note(self, *items: Any) -> None:
+        for item in items:
+            if isinstance(item, Tensor):
+                self.last = item
 
     def _drive(self, node: tree.Node | _Enter, scope: Scope) -> Any:
         stack: list[tuple[Steps, tree.Node, Scope]] = []
@@ -151,16 +150,27 @@ class Interpreter:
         finally:
             text_site.reset(site)
 
+    def _body(self, function: Function, arguments: dict[str, Any], traced: compiled.Globals) -> Any:
+        """The result of a function for stand-ins of its arguments and of the values of its file."""
+        span = function.definition.span
+        binding = calls.bind_dims(function, arguments, span)
+        scope = Scope(arguments, function.names, function, span, binding=binding, traced=traced)
+        return calls.returned_value(function, self._drive(function.definition.body, scope))
+
     # ---- expressions -----------------------------------------------------------------------
 
     def _literal(self, node: tree.Literal, scope: Scope) -> Any:
         return node.value
 
     def _name(self, node: tree.Name, scope: Scope) -> Any:
-        tables = (scope.names, self.environment, self._builtins)
+        tables = (scope.names, scope.globals, self._builtins)
         for names in tables:
             if node.name in names:
-                return names[node.name]
+                value = names[node.name]
+                if names is not scope.globals or isinstance(value, Function | Builtin):
+                    return value
+                # A traced body that takes from its file what the look took for local fails here.
+                return value if scope.traced is None else scope.traced[id(names), node.name]
         known = [name for names in tables for name in names]
         raise Fault(f"`{node.name}` is not defined{values.nearest(node.name, known)}")
 
@@ -184,7 +194,7 @@ class Interpreter:
         return values.logic(node.operator, left, (yield node.right))
 
     def _attribute(self, node: tree.Attribute, scope: Scope) -> Steps:
-        return values.attribute((yield node.target), node.name)
+        return builtins.attribute((yield node.target), node.name)
 
     def _slice(self, node: tree.Slice, scope: Scope) -> Steps:
         start = yield node.start
@@ -212,33 +222,74 @@ class Interpreter:
             raise Fault(f"{values.kind(callee)} cannot be called")
         if scope.depth == MAX_CALLS:
             raise Fault(f"more than {MAX_CALLS} calls inside one another")
-        arguments = _assign_arguments(callee, positional, named)
-        for parameter in callee.tree.parameters:
+        arguments = calls.assign(callee, positional, named)
+        for parameter in callee.definition.parameters:
             if parameter.name not in arguments:
                 assert parameter.default is not None
-                default = _Enter(parameter.default, Scope(self.environment))
+                default = _Enter(parameter.default, Scope(callee.names, callee.names))
                 arguments[parameter.name] = yield default
-        binding = _check_arguments(callee, arguments, node.span)
-        inner = Scope(arguments, callee, node.span, scope, scope.depth + 1, binding)
-        returned = yield _Enter(callee.tree.body, inner)
-        if isinstance(returned, _Returned):
-            return returned.value
-        if callee.result is not None:
-            raise Fault(f"{callee.name}() ended without the {callee.result} that it declares")
-        return None
+        calls.check(callee, arguments)
+        binding = calls.bind_dims(callee, arguments, node.span)
+        plan = None
+        if scope.traced is None:
+            plan = compiled.plan(callee, self._builtins, self._body)
+        if plan is not None:
+            with contextlib.suppress(Exception):  # if it fails, the interpreter says at which line
+                return plan(arguments)
+        depth = scope.depth + 1
+        inner = Scope(
+            arguments, callee.names, callee, node.span, scope, depth, binding, scope.traced
+        )
+        value = calls.returned_value(callee, (yield _Enter(callee.definition.body, inner)))
+        if plan is not None:
+            plan.give_up()  # it needs values, though it does not look like it
+        return value
 
     # ---- statements ------------------------------------------------------------------------
 
     def _block(self, node: tree.Block, scope: Scope) -> Steps:
-        """Runs statements up to a `return`, which is the block's value."""
+        """Runs statements up to one that leaves the block, whose value is then the block's."""
         for statement in node.statements:
             done = yield statement
-            if isinstance(done, _Returned):
+            if isinstance(done, Returned | _Left):
                 return done
         return None
 
     def _bind(self, node: tree.Bind, scope: Scope) -> Steps:
-        scope.names[node.name] = yield node.value
+        scope.names[node.name] = value = yield node.value
+        if scope.names is self.environment:
+            self._note(value)
+
+    def _if(self, node: tree.If, scope: Scope) -> Steps:
+        branch = node.then if values.truth("if", (yield node.condition)) else node.otherwise
+        return (yield branch) if branch else None
+
+    def _while(self, node: tree.While, scope: Scope) -> Steps:
+        scope.loops += 1
+        while values.truth("while", (yield node.condition)):
+            done = yield node.body
+            if isinstance(done, Returned):
+                return done
+            if isinstance(done, _Left) and done.word == "break":
+                break
+        scope.loops -= 1
+
+    def _for(self, node: tree.For, scope: Scope) -> Steps:
+        items = values.iterate("`for`", (yield node.items))
+        scope.loops += 1
+        for item in items:
+            scope.names[node.name] = item
+            done = yield node.body
+            if isinstance(done, Returned):
+                return done
+            if isinstance(done, _Left) and done.word == "break":
+                break
+        scope.loops -= 1
+
+    def _leave(self, node: tree.Leave, scope: Scope) -> _Left:
+        if not scope.loops:
+            raise Fault(f"`{node.word}` stands outside a loop")
+        return _Left(node.word)
 
     def _return(self, node: tree.Return, scope: Scope) -> Steps:
         function = scope.function
@@ -248,13 +299,31 @@ class Interpreter:
         if isinstance(function.result, TensorType):
             scope.binding.result(function.result, value)
         elif function.result is not None:
-            value = _check_scalar(function.name, "the result", function.result, value)
-        return _Returned(value)
+            value = calls.check_scalar(function, "the result", function.result, value)
+        return Returned(value)
 
     def _function(self, node: tree.Function, scope: Scope) -> None:
-        types = {p.name: _type(p.type) for p in node.parameters}
-        result = _type(node.result) if node.result else None
-        scope.names[node.name] = Function(node, types, result, self)
+        scope.names[node.name] = Function.of(node, scope.names, self.call)
+
+    def _import(self, node: tree.Import, scope: Scope) -> Steps:
+        """Runs a file once; the functions that it defines become names of this one."""
+        path = os.path.normpath(os.path.join(os.path.dirname(node.span.source.path), node.path))
+        identity = os.path.realpath(path)
+        if identity in self._importing:
+            files = list(self._importing)
+            chain = [self._importing[f] for f in files[files.index(identity) :]]
+            raise Fault(f"files import each other: {' -> '.join([*chain, chain[0]])}")
+        if identity not in self._imported:
+            program = parse(Source.read(path))
+            names: dict[str, Any] = {}
+            self._importing[identity] = path
+            yield _Enter(program, Scope(names, names, call=node.span, caller=scope))
+            del self._importing[identity]
+            own = {n: f for n, f in names.items() if isinstance(f, Function) and f.names is names}
+            self._imported[identity] = own
+        for name, function in self._imported[identity].items():
+            if scope.names.setdefault(name, function) is not function:
+                raise Fault(f"`{name}` of {path} has a name that something else here has already")
 
 
 _METHODS: dict[type[tree.Node], Callable[[Interpreter, Any, Scope], Any]] = {
@@ -270,74 +339,14 @@ _METHODS: dict[type[tree.Node], Callable[[Interpreter, Any, Scope], Any]] = {
     tree.Call: Interpreter._call,
     tree.Block: Interpreter._block,
     tree.Bind: Interpreter._bind,
+    tree.If: Interpreter._if,
+    tree.While: Interpreter._while,
+    tree.For: Interpreter._for,
+    tree.Leave: Interpreter._leave,
     tree.Return: Interpreter._return,
     tree.Function: Interpreter._function,
+    tree.Import: Interpreter._import,
 }
-
-
-# ---- types of parameters and results --------------------------------------------------------
-
-
-def _type(declared: tree.TypeName) -> TensorType | str:
-    """A tensor type for `float16[N, 4]` and for `float16` (any shape), the name of other types."""
-    name = declared.name
-    try:
-        if declared.dims is None and name in _SCALARS:
-            return name
-        if name in DTYPES or name == "tensor":
-            sizes = (...,) if declared.dims is None else tuple(declared.dims)
-            return TensorType.of(DTYPES.get(name), sizes)
-        if name in _SCALARS:
-            raise Fault(f"the type {name} has no dims")
-        raise Fault(f"`{name}` is not a type{values.nearest(name, ['tensor', *DTYPES, *_SCALARS])}")
-    except (Fault, TypeError) as error:
-        raise LanguageRuntimeError(declared.span.report(str(error))) from None
-
-
-def _assign_arguments(
-    function: Function, positional: list[Any], named: dict[str, Any]
-) -> dict[str, Any]:
-    """Arguments by the names of their parameters, without those left to their defaults."""
-    parameters = function.tree.parameters
-    if len(positional) > len(parameters):
-        raise Fault(f"{function.name}() takes {len(parameters)} arguments, not {len(positional)}")
-    arguments = {p.name: value for p, value in zip(parameters, positional, strict=False)}
-    for name, value in named.items():
-        if name not in function.types:
-            close = values.nearest(name, function.types)
-            raise Fault(f"{function.name}() has no parameter `{name}`{close}")
-        if name in arguments:
-            raise Fault(f"{function.name}(): `{name}` is given twice")
-        arguments[name] = value
-    missing = [p.name for p in parameters if p.name not in arguments and p.default is None]
-    if missing:
-        listed = ", ".join(f"`{name}`" for name in missing)
-        raise Fault(f"{function.name}() is called without {listed}")
-    return arguments
-
-
-def _check_arguments(function: Function, arguments: dict[str, Any], call: Span) -> Binding:
-    """Checks every argument against its type; binds the dims of the tensors."""
-    tensors = {}
-    for name, declared in function.types.items():
-        if isinstance(declared, str):
-            arguments[name] = _check_scalar(function.name, f"`{name}`", declared, arguments[name])
-        elif isinstance(arguments[name], Tensor):
-            tensors[name] = declared
-        else:
-            found = values.kind(arguments[name])
-            raise Fault(f"{function.name}(): `{name}` is {found}, not {declared}")
-    defined = function.tree.span
-    where = f"{defined.line_place}, called from "
-    where += "Python" if call is defined else call.line_place
-    return bind(function.name, tensors, arguments, where)
-
-
-def _check_scalar(function: str, label: str, declared: str, value: Any) -> Any:
-    fits = isinstance(value, _SCALARS[declared])
-    if not fits or (isinstance(value, bool) and declared != "bool"):
-        raise Fault(f"{function}(): {label} is {values.kind(value)}, not {declared}")
-    return float(value) if declared == "float" else value
 
 
 # ---- errors ---------------------------------------------------------------------------------
@@ -350,14 +359,19 @@ def _located(error: Exception, span: Span, scope: Scope) -> LanguageRuntimeError
         message = "a value is nested too deep"
     elif not isinstance(error, Fault):
         message = f"{type(error).__name__}: {message}"
-    calls = []
+    chain = []
+    file = span.source.path
     inner: Scope | None = scope
-    while inner is not None and inner.function is not None and inner.call is not None:
-        from_python = inner.call is inner.function.tree.span
-        place = "from Python" if from_python else f"at {inner.call.place}"
-        calls.append(f"\n  in {inner.function.name}, called {place}")
+    while inner is not None and inner.call is not None:
+        if inner.function is None:
+            chain.append(f"\n  in {file}, imported at {inner.call.place}")
+        else:
+            from_python = inner.call is inner.function.definition.span
+            place = "from Python" if from_python else f"at {inner.call.place}"
+            chain.append(f"\n  in {inner.function.name}, called {place}")
+        file = inner.call.source.path
         inner = inner.caller
-    hidden = len(calls) - 2 * _SHOWN_CALLS
+    hidden = len(chain) - 2 * _SHOWN_CALLS
     if hidden > 1:
-        calls[_SHOWN_CALLS:-_SHOWN_CALLS] = [f"\n  ... {hidden} more calls"]
-    return LanguageRuntimeError(span.report(message, "".join(calls)))
+        chain[_SHOWN_CALLS:-_SHOWN_CALLS] = [f"\n  ... {hidden} more calls"]
+    return LanguageRuntimeError(span.report(message, "".join(chain)))

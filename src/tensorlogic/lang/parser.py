@@ -23,30 +23,30 @@ from tensorlogic.errors import LanguageSyntaxError
 from tensorlogic.lang import tree
 from tensorlogic.lang.source import Source, Span
 
-# Words that later statements need; programs that do not use them as names stay valid.
-RESERVED = frozenset({"if", "else", "for", "in", "while", "break", "continue", "import"})
-
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", '"': '"', "\\": "\\"}
+_ESCAPE = re.compile(r"\\(u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]{1,8})\}|.)")
 _OPENING = {"(": ")", "[": "]", "{": "}"}
 _CONTINUED = frozenset(
-    {"COMMA", "COLON", "EQUAL", "PLUS", "MINUS", "PRODUCT", "POWER", "COMPARISON"}
+    {"COMMA", "COLON", "EQUAL", "PLUS", "MINUS", "PRODUCT", "POWER", "COMPARISON", "RANGE"}
     | {"AND", "OR", "NOT", "DOT"}
 )
 
 # How an error names what could stand at its place. A terminal that could brings its words, and
 # those further down that its words cover are left out.
 _EXPECTATIONS: tuple[tuple[str, str, set[str]], ...] = (
-    ("LET", "a statement", {"NAME", "NUMBER", "LPAR", "_NEWLINE"}),
-    ("ELLIPSIS", "a dim", {"NAME", "NUMBER"}),
-    ("NUMBER", "an expression", {"NAME", "LPAR"}),
+    ("LET", "a statement", {"TRUE", "NAME", "LPAR", "STRING", "_NEWLINE"}),
+    ("TRUE", "an expression", {"NAME", "LPAR", "STRING", "ELLIPSIS"}),
+    ("ELLIPSIS", "a dim", {"NAME"}),
     ("NAME", "a name", set()),
+    ("STRING", "a string", set()),
+    ("IN", "`in`", set()),
     ("EQUAL", "`=`", set()),
     ("COLON", "`:`", set()),
     ("COMMA", "`,`", set()),
     ("LPAR", "`(`", set()),
     ("RPAR", "`)`", set()),
     ("RSQB", "`]`", set()),
-    ("LBRACE", "`{`", set()),
+    ("LBRACE", "`{`", {"_NEWLINE"}),
     ("_NEWLINE", "a new line", set()),
     ("RBRACE", "`}`", set()),
 )
@@ -94,28 +94,53 @@ class _Refused(Exception):
         self.token = token
 
 
-class _TokenFilter:
-    """Drops the new lines that end no statement; refuses reserved words and open brackets."""
+class _Unclosed(_Refused):
+    def __init__(self, what: str, token: Token) -> None:
+        super().__init__(f"this {what} is never closed", token)
 
-    always_accept = ()
+
+def is_open(text: str) -> bool:
+    """Whether a bracket or comment of the text still has to be closed."""
+    try:
+        for _ in _parser().lex(text):
+            pass
+    except _Unclosed:
+        return True
+    except (UnexpectedCharacters, _Refused):
+        pass
+    return False
+
+
+class _TokenFilter:
+    """Drops the new lines that end no statement; refuses brackets and comments left open."""
+
+    always_accept = ("OPEN_COMMENT",)
 
     def process(self, stream: Iterable[Token]) -> Iterator[Token]:
         opened: list[Token] = []
+        newline: Token | None = None  # held back, for `else` may follow
         previous = ""
         for token in stream:
+            if token.type == "OPEN_COMMENT":
+                raise _Unclosed("comment", token)
+            inside = bool(opened) and opened[-1] != "{"
+            if token.type == "_NEWLINE":
+                if not inside and previous not in _CONTINUED:
+                    newline = newline or token
+                continue
+            if newline is not None and (token.type, previous) != ("ELSE", "RBRACE"):
+                yield newline
+            newline = None
             if token in _OPENING:
                 opened.append(token)
             elif opened and token == _OPENING[opened[-1]]:
                 opened.pop()
-            elif token.type == "NAME" and token in RESERVED and previous != "DOT":
-                raise _Refused(f"`{token}` is a reserved word, not yet in use", token)
-            inside = bool(opened) and opened[-1] != "{"
-            if token.type == "_NEWLINE" and (inside or previous in _CONTINUED):
-                continue
             previous = token.type
             yield token
         if opened:
-            raise _Refused(f"this `{opened[-1]}` is never closed", opened[-1])
+            raise _Unclosed(f"`{opened[-1]}`", opened[-1])
+        if newline is not None:
+            yield newline
 
 
 def _span_of_token(source: Source, token: Token) -> Span:
@@ -224,6 +249,22 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
     def returned(self, meta: Meta, items: list[Any]) -> tree.Return:
         return tree.Return(self._span(meta), items[0] or tree.Literal(self._span(meta), None))
 
+    def if_(self, meta: Meta, items: list[Any]) -> tree.If:
+        return tree.If(self._span(meta), *items)
+
+    def while_(self, meta: Meta, items: list[Any]) -> tree.While:
+        return tree.While(self._span(meta), *items)
+
+    def for_(self, meta: Meta, items: list[Any]) -> tree.For:
+        name, looped, body = items
+        return tree.For(looped.span, str(name), looped, body)
+
+    def leave(self, meta: Meta, items: list[Token]) -> tree.Leave:
+        return tree.Leave(self._span(meta), str(items[0]))
+
+    def import_(self, meta: Meta, items: list[Token]) -> tree.Import:
+        return tree.Import(self._span(meta), str(self._text_of(items[0])))
+
     def unary(self, meta: Meta, items: list[Any]) -> tree.Unary:
         return tree.Unary(self._at(items[0]), str(items[0]), items[1])
 
@@ -288,21 +329,27 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
         return tree.Literal(self._span(meta), value)
 
     def string(self, meta: Meta, items: list[Token]) -> tree.Literal:
-        token = items[0]
+        return tree.Literal(self._span(meta), self._text_of(items[0]))
 
+    def _text_of(self, token: Token) -> str:
         def unescape(match: re.Match[str]) -> str:
             escaped = match[1]
             if escaped in _ESCAPES:
                 return _ESCAPES[escaped]
-            if len(escaped) > 1:
-                return chr(int(escaped[1:], 16))
+            code = int(match[2] or match[3] or "-1", 16)
+            if 0 <= code < 0xD800 or 0xE000 <= code <= 0x10FFFF:
+                return chr(code)
             at = self._at(token)
-            column = at.column + 1 + match.start()
-            span = at._replace(column=column, end_column=column + 2)
-            raise self._refuse(f"`\\{escaped}` is not an escape of strings", span)
+            span = at._replace(
+                column=at.column + 1 + match.start(), end_column=at.column + 1 + match.end()
+            )
+            is_code = "is no character" if code >= 0 else "is not an escape of strings"
+            raise self._refuse(f"`{match[0]}` {is_code}", span)
 
-        value = re.sub(r"\\(u[0-9a-fA-F]{4}|.)", unescape, token[1:-1])
-        return tree.Literal(self._span(meta), value)
+        return _ESCAPE.sub(unescape, token[1:-1])
+
+    def ellipsis(self, meta: Meta, items: list[Token]) -> tree.Literal:
+        return tree.Literal(self._span(meta), ...)
 
     def constant(self, meta: Meta, items: list[Token]) -> tree.Literal:
         value = {"true": True, "false": False, "none": None}[items[0]]

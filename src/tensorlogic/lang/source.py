@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
+
+from tensorlogic.errors import LanguageSyntaxError
 
 _WIDTH = 100
 _MARGIN = 20
@@ -16,6 +19,17 @@ class Source:
 
     path: str
     text: str
+
+    @classmethod
+    def read(cls, path: str) -> Source:
+        """The program in a file; raises OSError, and LanguageSyntaxError for what is no text."""
+        try:
+            return cls(path, Path(path).read_text(encoding="utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise LanguageSyntaxError(
+                f"{path}: not a text in UTF-8: byte {error.start} is "
+                f"0x{error.object[error.start]:02x}"
+            ) from None
 
 
 class Span(NamedTuple):

@@ -6,7 +6,8 @@ attributes and indices the part that says what is done.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 
 from tensorlogic.lang.source import Span
 
@@ -100,6 +101,40 @@ class Block(Node):
 
 
 @dataclass(slots=True, eq=False)
+class If(Node):
+    """`otherwise` is the `else` block, or the `if` that follows `else`."""
+
+    condition: Node
+    then: Block
+    otherwise: Block | If | None
+
+
+@dataclass(slots=True, eq=False)
+class While(Node):
+    condition: Node
+    body: Block
+
+
+@dataclass(slots=True, eq=False)
+class For(Node):
+    name: str
+    items: Node
+    body: Block
+
+
+@dataclass(slots=True, eq=False)
+class Leave(Node):
+    """`break` or `continue`."""
+
+    word: str
+
+
+@dataclass(slots=True, eq=False)
+class Import(Node):
+    path: str
+
+
+@dataclass(slots=True, eq=False)
 class TypeName(Node):
     """`int`, or with dims `float16[N, N*2]`."""
 
@@ -120,3 +155,14 @@ class Function(Node):
     parameters: list[Parameter]
     result: TypeName | None
     body: Block
+
+
+def children(node: Node) -> Iterator[Node]:
+    """The nodes right below a node, in the order of the text."""
+    for field in fields(node):
+        value = getattr(node, field.name)
+        if isinstance(value, dict):
+            value = list(value.values())
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, Node):
+                yield item

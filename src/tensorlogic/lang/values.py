@@ -1,89 +1,21 @@
-"""What a text program can name and touch: builtins, attributes, operators, and how values print.
-
-Everything that a program reaches stands in the tables here. They derive from the public functions
-of the package, so that a new op is a builtin and a method by itself.
-"""
+"""Values of the text language: what they are called, how they print, and the operators on them."""
 
 from __future__ import annotations
 
 import difflib
-import inspect
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import tensorlogic
-from tensorlogic.dtypes import DTYPES, DType
-from tensorlogic.errors import TensorLogicError
-from tensorlogic.functions import FUNCTIONS
-from tensorlogic.model import Metadata, Model
+from tensorlogic.dtypes import DType
+from tensorlogic.model import Model
 from tensorlogic.tensor import Tensor
 
-# Public Python names that have no meaning in a text program.
-PYTHON_ONLY = frozenset(
-    {"from_numpy", "eval", "dims", "function", "numpy", "precision", "run_file"}
-)
 _INT_LIMIT = 2**63
 
 
 class Fault(Exception):
     """A fault that the interpreter found itself; it adds the place."""
-
-
-@dataclass(frozen=True, repr=False)
-class Builtin:
-    """A Python function that a program may call."""
-
-    name: str
-    function: Callable[..., Any]
-
-    def __call__(self, /, *positional: Any, **named: Any) -> Any:
-        """The result as a value of the language; raises Fault where the arguments do not fit."""
-        try:
-            return to_language(self.function(*positional, **named))
-        except TypeError as error:
-            if not isinstance(error, TensorLogicError):
-                self._check_arguments(positional, named)
-            raise
-
-    def _check_arguments(self, positional: tuple[Any, ...], named: Mapping[str, Any]) -> None:
-        signature = inspect.signature(self.function)
-        try:
-            signature.bind(*positional, **named)
-        except TypeError as mismatch:
-            raise Fault(
-                f"{self.name}(): {mismatch}; its arguments are {', '.join(signature.parameters)}"
-            ) from None
-
-    def __repr__(self) -> str:
-        return f"builtin {self.name}"
-
-
-def builtins() -> dict[str, Any]:
-    """All names that a program starts with: functions, dtypes, devices."""
-    found: dict[str, Any] = {"gpu": "gpu", "cpu": "cpu", **DTYPES}
-    for name in {*FUNCTIONS, *dir(tensorlogic)} - PYTHON_ONLY:
-        value = getattr(tensorlogic, name)
-        if inspect.isfunction(value):
-            found[name] = Builtin(name, value)
-    return found
-
-
-def attributes(value: Any) -> frozenset[str]:
-    """The attributes and methods of a value that a program may use."""
-    if not isinstance(value, Tensor | Model | Metadata):
-        return frozenset()
-    return frozenset(name for name in dir(value) if name[0] != "_") - PYTHON_ONLY
-
-
-def attribute(value: Any, name: str) -> Any:
-    """`value.name`; raises Fault for a name that is not in the table."""
-    known = attributes(value)
-    if name not in known:
-        raise Fault(f"{kind(value)} has no attribute `{name}`{nearest(name, known)}")
-    found = getattr(value, name)
-    return Builtin(name, found) if inspect.ismethod(found) else to_language(found)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -95,7 +27,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def to_language(value: Any) -> Any:
     """A result of a Python function as the language has it: every sequence and view is a list."""
     if isinstance(value, tuple | set | frozenset) or (
-        isinstance(value, Iterable) and not isinstance(value, Tensor | Model | str | list | Mapping)
+        isinstance(value, Iterable) and not isinstance(value, Tensor | str | list | range | Mapping)
     ):
         return list(value)
     return value
@@ -117,6 +49,7 @@ _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (float, "a float"),
     (str, "a string"),
     (list, "a list"),
+    (range, "a range"),
     (Mapping, "a table"),
     (Tensor, "a tensor"),
     (Model, "a model"),
@@ -132,6 +65,8 @@ def show(value: Any, quote: bool = False) -> str:
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' if quote else value
     if isinstance(value, list | tuple):
         return "[" + ", ".join(show(item, quote=True) for item in value) + "]"
+    if isinstance(value, range) and value.step == 1:
+        return f"{value.start}..{value.stop}"
     if isinstance(value, Mapping) and not isinstance(value, Model):
         entries = (f"{show(key, True)}: {show(item, True)}" for key, item in value.items())
         return "{" + ", ".join(entries) + "}"
@@ -163,6 +98,8 @@ def binary(symbol: str, left: Any, right: Any) -> Any:
     """Arithmetic and comparison of numbers and tensors; raises Fault for other operands."""
     if symbol in ("==", "!="):
         return _equality(symbol, left, right)
+    if symbol == "..":
+        return between(left, right)
     has_tensor = isinstance(left, Tensor) or isinstance(right, Tensor)
     numbers = all(_is_number(side) or isinstance(side, Tensor) for side in (left, right))
     if symbol in _ORDER:
@@ -184,6 +121,31 @@ def binary(symbol: str, left: Any, right: Any) -> Any:
     if isinstance(result, int) and not -_INT_LIMIT <= result < _INT_LIMIT:
         raise Fault(f"`{symbol}`: the result does not fit an int of 64 bits")
     return result
+
+
+def between(start: Any, stop: Any, step: Any = 1) -> range:
+    """The ints from `start` up to, not including, `stop`; raises Fault for other values."""
+    for bound in (start, stop, step):
+        if not isinstance(bound, int) or isinstance(bound, bool):
+            raise Fault(f"a range has int bounds, not {kind(bound)}")
+    if step == 0:
+        raise Fault("the step of a range is 0")
+    return range(start, stop, step)
+
+
+def iterate(what: str, value: Any) -> Iterable[Any]:
+    """What a `for` goes through: items, rows of a tensor, names of a model, keys of a table."""
+    if not isinstance(value, list | range | Tensor | Mapping):
+        takes = "ranges, lists, tensors, models and tables"
+        raise Fault(f"{what} goes through {takes}, not {kind(value)}")
+    return value
+
+
+def truth(word: str, value: Any) -> bool:
+    """A condition: a bool, or a tensor of one element, which is computed."""
+    if not isinstance(value, bool | Tensor):
+        raise Fault(f"`{word}` takes a bool, not {kind(value)}")
+    return bool(value)
 
 
 def _equality(symbol: str, left: Any, right: Any) -> Any:
@@ -217,10 +179,11 @@ def unary(symbol: str, value: Any) -> Any:
 
 
 def index(value: Any, key: Any) -> Any:
-    """`value[key]` of tensors, models, lists, tables and strings."""
-    if not isinstance(value, Tensor | Model | list | Mapping | str):
+    """`value[key]` of tensors, models, lists, ranges, tables and strings."""
+    if not isinstance(value, Tensor | list | range | Mapping | str):
         raise Fault(f"{kind(value)} cannot be indexed")
-    if isinstance(value, list | str) and not isinstance(key, int | slice):
+    is_place = isinstance(key, int | slice) and not isinstance(key, bool)
+    if isinstance(value, list | range | str) and not is_place:
         raise Fault(f"{kind(value)} is indexed by ints, not by {kind(key)}")
     if isinstance(value, Mapping) and not isinstance(value, Model) and key not in value:
         raise Fault(f"there is no key {show(key, quote=True)}{nearest(str(key), map(str, value))}")
