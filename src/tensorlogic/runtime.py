@@ -15,7 +15,7 @@ from tensorlogic.dtypes import float16
 from tensorlogic.errors import TraceError
 from tensorlogic.graph import Node, inline_calls, topological, user_site
 
-_VIEWS = ("reshape", "permute", "expand", "slice")
+_VIEWS = ("reshape", "permute", "expand", "slice", "window")
 
 
 def evaluate(nodes: Sequence[Node]) -> None:

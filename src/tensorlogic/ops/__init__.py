@@ -21,10 +21,12 @@ from tensorlogic.ops.structural import (
     PAD,
     PARTIAL,
     PERMUTE,
+    RANDOM,
     RESHAPE,
     SLICE,
     TAKE,
     UPDATE,
+    WINDOW,
 )
 from tensorlogic.ops.table import OPS, Fold, Op, register
 
@@ -41,10 +43,12 @@ __all__ = [
     "PAD",
     "PARTIAL",
     "PERMUTE",
+    "RANDOM",
     "RESHAPE",
     "SLICE",
     "TAKE",
     "UPDATE",
+    "WINDOW",
     "Fold",
     "Op",
     "argmax",

@@ -27,6 +27,8 @@ from tensorlogic.schedule.affine import (
 from tensorlogic.storage import contiguous_strides
 
 _IR_TYPE = {"float": "f32", "int": "i32", "bool": "bool"}
+SHAPE_ONLY = ("reshape", "permute", "expand", "slice", "window")
+"""Ops that change indices only."""
 _POINTWISE = ("elementwise", "cast")
 _LOADABLE = ("f16", "bf16", "f32", "i32", "bool")
 
@@ -342,7 +344,7 @@ class Lowering:
         while x.op is not None and not self.stored(x):
             (*_, inner) = x.args
             widens = x.op is ops.CAST and inner.dtype.itemsize <= x.dtype.itemsize
-            if x.op.kind not in ("reshape", "permute", "expand", "slice") and not widens:
+            if x.op.kind not in SHAPE_ONLY and not widens:
                 return x
             x = inner
         return None
