@@ -43,7 +43,9 @@ def uniform(
     wanted = _float_dtype("uniform", dtype)
     digits = 11 if wanted is float16 else 24
     scale = (high - low) * 2.0**-digits
-    return wrap(record.cast(_floats(sizes_of(shape), seed, offset, device, digits, scale, low), wanted))
+    return wrap(
+        record.cast(_floats(sizes_of(shape), seed, offset, device, digits, scale, low), wanted)
+    )
 
 
 def normal(
@@ -62,9 +64,7 @@ def normal(
     return wrap(record.cast(_op("mul", _op("sqrt", size), _op("cos", angle)), wanted))
 
 
-def bernoulli(
-    p: Any, shape: Any, seed: Any, device: str | None = None, offset: Any = 0
-) -> Tensor:
+def bernoulli(p: Any, shape: Any, seed: Any, device: str | None = None, offset: Any = 0) -> Tensor:
     """Bools that are true with probability p, a number or a tensor that broadcasts to `shape`.
 
     >>> import tensorlogic as tl

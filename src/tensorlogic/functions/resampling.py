@@ -38,7 +38,9 @@ def interpolate(
     node = floats("interpolate", x)
     rank = len(node.shape) - 2
     if rank not in (1, 2):
-        raise ShapeError(f"interpolate: x is [N, C, L] or [N, C, H, W], not {shape_text(node.shape)}")
+        raise ShapeError(
+            f"interpolate: x is [N, C, L] or [N, C, H, W], not {shape_text(node.shape)}"
+        )
     if mode not in ("nearest", "linear"):
         raise ValueError(f'interpolate: mode is "nearest" or "linear", not {mode!r}')
     if align_corners and mode == "nearest":

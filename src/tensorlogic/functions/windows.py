@@ -23,6 +23,11 @@ from tensorlogic.ops import OPS
 from tensorlogic.tensor import Tensor, wrap
 
 
+SMALL = 1 << 19
+"""Products of numbers up to which a convolution is one fold: laying out the windows for a matrix
+product would take longer."""
+
+
 @dataclass(frozen=True)
 class Slide:
     """How a window of `taps` slides along an axis that is padded by (before, after)."""
@@ -66,7 +71,9 @@ def _slides(
     else:
         around = _tuple(fn, "padding", 0 if padding == "valid" else padding, rank, 0)
         pads = [(p, p) for p in around]
-    found = [Slide(k, s, d, *p) for k, s, d, p in zip(kernel, strides, dilations, pads, strict=True)]
+    found = [
+        Slide(k, s, d, *p) for k, s, d, p in zip(kernel, strides, dilations, pads, strict=True)
+    ]
     for axis, s in enumerate(found, len(node.shape) - rank):
         if s.span > node.shape[axis] + s.before + s.after:
             raise ShapeError(
@@ -85,29 +92,43 @@ def _windows(x: Node, slides: Sequence[Slide], fill: float) -> Node:
     return x
 
 
-def _product(fn: str, x: Node, w: Node, bias: Tensor | None, slides: list[Slide], groups: int) -> Node:
+def _product(
+    fn: str, x: Node, w: Node, bias: Tensor | None, slides: list[Slide], groups: int
+) -> Node:
     """Of x [N, C, spatial] and w [O, C / groups, taps], and bias [O]: [N, O, positions]."""
-    n, channels, *_ = x.shape
+    n = x.shape[0]
     out, each, *taps = w.shape
     rank = len(taps)
     seen = _windows(x, slides, 0.0)
     places = seen.shape[2::2]
     seen = record.reshape(seen, (n, groups, each, *seen.shape[2:]))
     order = [0, 1, 2, *range(4, 4 + 2 * rank, 2), *range(3, 3 + 2 * rank, 2)]
-    depth = each * math.prod(taps)
-    seen = record.reshape(record.permute(seen, order), (n, groups, depth, math.prod(places)))
-    rows = record.reshape(w, (1, groups, out // groups, depth))
-    total = record.matmul(rows, seen, wide=True)
+    seen = record.permute(seen, order)  # [N, G, C / G, taps, positions]
+    depth, width = each * math.prod(taps), math.prod(places)
+    if n * width == 1 or n * out * depth * width <= SMALL:
+        seen = record.reshape(seen, (n, groups, 1, *seen.shape[2:]))
+        rows = record.reshape(w, (groups, out // groups, each, *taps, *[1] * rank))
+        both = (record.cast(a, float32) for a in (rows, seen))
+        product = record.elementwise(OPS["mul"], *both)
+        total = record.reduce(ops.reduce_sum, product, tuple(range(3, 4 + rank)))
+    else:
+        seen = record.reshape(seen, (n, groups, depth, width))
+        rows = record.reshape(w, (1, groups, out // groups, depth))
+        total = record.matmul(rows, seen, wide=True)
     if bias is not None:
         b = floats(fn, bias)
         if b.shape != (out,):
             raise ShapeError(f"{fn}: bias has shape [{out}], not {shape_text(b.shape)}")
-        total = record.elementwise(OPS["add"], total, record.reshape(b, (groups, out // groups, 1)))
+        ones = [1] * (len(total.shape) - 3)
+        b = record.reshape(b, (groups, out // groups, *ones))
+        total = record.elementwise(OPS["add"], total, b)
     total = record.cast(total, record.common_dtype(ops.MATMUL, x, w))
     return record.reshape(total, (n, out, *places))
 
 
-def _operands(fn: str, x: Tensor, weight: Tensor, groups: int, rank: int, along: int) -> tuple[Node, Node]:
+def _operands(
+    fn: str, x: Tensor, weight: Tensor, groups: int, rank: int, along: int
+) -> tuple[Node, Node]:
     """The nodes of x and weight, whose axis `along` belongs to the channels of x (one group of them
     if it is 1)."""
     node, w = floats(fn, x), floats(fn, weight)
@@ -181,7 +202,9 @@ def _conv_transpose(
     channels, each, *taps = w.shape
     parted = record.reshape(record.slice_(w, ranges), (groups, channels // groups, each, *taps))
     order = (0, 2, 1, *range(3, 3 + rank))
-    turned = record.reshape(record.permute(parted, order), (groups * each, channels // groups, *taps))
+    turned = record.reshape(
+        record.permute(parted, order), (groups * each, channels // groups, *taps)
+    )
     return wrap(_product(fn, node, turned, bias, slides, groups))
 
 

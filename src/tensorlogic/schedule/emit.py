@@ -355,6 +355,8 @@ class Loops:
         if not low.folds:
             # Without folds all loops but the innermost (and the digits of a block) are parallel.
             cut = max(len(self.columns) - 1, 0)
+            if cut > 3:  # splitting a row index into so many would cost more than a loop
+                cut -= 1
             while cut > 0 and self.columns[cut][-1].static and self.columns[cut - 1][-1].static:
                 cut -= 1
             self.rows, self.columns = self.columns[:cut], self.columns[cut:]
@@ -363,8 +365,9 @@ class Loops:
             along_row = self.rows[-1][-1]
             score = sum(any(a.coefficient(v) == 1 for v in deepest) for a in self.loads)
             row_score = sum(a.coefficient(along_row) == 1 for a in self.loads)
-            static = any(v.static for v in deepest)
-            if row_score > score and not static and not along_row.static:
+            taps = any(v in low.taps for v in deepest)
+            static = any(v.static for v in deepest) and not taps
+            if (row_score > score or taps) and not static and not along_row.static:
                 self.vector_row = self.rows.pop()
 
 

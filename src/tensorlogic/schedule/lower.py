@@ -29,6 +29,8 @@ from tensorlogic.storage import contiguous_strides
 _IR_TYPE = {"float": "f32", "int": "i32", "bool": "bool"}
 SHAPE_ONLY = ("reshape", "permute", "expand", "slice", "window")
 """Ops that change indices only."""
+MAX_TAPS = 8
+"""Taps of a window that are unrolled at most."""
 _POINTWISE = ("elementwise", "cast")
 _LOADABLE = ("f16", "bf16", "f32", "i32", "bool")
 
@@ -122,6 +124,7 @@ class Lowering:
         self._keep: list[Any] = []
         self._refs: dict[tuple[int, str], BufferRef] = {}
         self._fold_variables: set[LoopVar] = set()
+        self.taps: set[LoopVar] = set()
         self._checked: set[int] = set()
         self.pending_checks: list[CheckRecord] = []
         self._count = 0
@@ -160,6 +163,13 @@ class Lowering:
             variables += vs
             indices.append(index)
         return variables, indices
+
+    def unroll(self, taps: Affine) -> None:
+        """A fold over the few taps of a window is text, and lanes run along another axis."""
+        for v in taps.variables & self._fold_variables:
+            if v.extent <= MAX_TAPS:
+                v.static = True
+                self.taps.add(v)
 
     # ---- values ----
 

@@ -115,6 +115,7 @@ def _slice(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> E
 
 def _window(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
     axis, stride, dilation = node.attrs
+    low.unroll(at[axis + 1])
     spot = at[axis] * stride + at[axis + 1] * dilation
     return low.value(node.args[0], [*at[:axis], spot, *at[axis + 2 :]], where)
 
