@@ -16,7 +16,7 @@ from tensorlogic.devices.base import resolve
 from tensorlogic.dtypes import as_dtype, float16, float32
 from tensorlogic.errors import DTypeError, ShapeError
 from tensorlogic.functions.registry import floats
-from tensorlogic.graph import Node, Shape, number
+from tensorlogic.graph import Node, Shape, number, shape_text
 from tensorlogic.ops import OPS
 from tensorlogic.philox import signed
 from tensorlogic.tensor import Tensor, as_node, wrap
@@ -111,9 +111,15 @@ def _floats(
     shift: float,
     word: int = 0,
 ) -> Node:
+    """Whole numbers of so many random bits, times scale plus shift (float32).
+
+    word: which of the four words of a counter.
+    """
+    if math.prod(shape) > 2**32:
+        raise ShapeError(f"random: {shape_text(shape)} has more than 2**32 values")
     words = (*_words("seed", seed), *_words("offset", offset))
-    numbers = number(float(scale)), number(float(shift))
-    node = record.random(shape, words, word, digits, *numbers)
+    args = (*words, number(float(scale)), number(float(shift)))
+    node = Node(ops.RANDOM, args, (word, digits), shape, float32)
     node.device = node.device or resolve(device)
     return node
 

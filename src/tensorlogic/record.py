@@ -316,18 +316,6 @@ def take(x: Node, indices: Node, axis: int) -> Node:
     return node
 
 
-def random(
-    shape: Shape, words: Sequence[Node], word: int, digits: int, scale: Node, shift: Node
-) -> Node:
-    """Whole numbers of so many random bits, times scale plus shift (float32).
-
-    words: the seed and the stream, low and high int32 of each; word: which of the four of a counter.
-    """
-    if math.prod(shape) > 2**32:
-        raise ShapeError(f"random: {shape_text(shape)} has more than 2**32 values")
-    return Node(ops.RANDOM, (*words, scale, shift), (word, digits), shape, float32)
-
-
 def _one_batch_stride(x: Node, batch: Shape) -> Node:
     """x, as a node that can be copied where its batch axes do not walk memory with one stride."""
     own = x.shape[:-2]

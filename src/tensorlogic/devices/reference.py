@@ -117,7 +117,8 @@ def _random(node: Node, *args: Array) -> Array:
     words, (scale, shift) = [int(a) % 2**32 for a in args[:4]], args[4:]
     flat = np.arange(node.size, dtype=np.uint64).reshape(node.shape)
     bits = philox_words([flat, 0, *words[2:]], words[:2])[word] >> np.uint32(32 - digits)
-    return bits * np.float64(np.float32(scale)) + np.float32(shift)
+    result: Array = bits * np.float64(np.float32(scale)) + np.float32(shift)
+    return result
 
 
 def _cast(node: Node, x: Array) -> Array:
@@ -145,7 +146,8 @@ def _slice(node: Node, x: Array) -> Array:
 def _window(node: Node, x: Array) -> Array:
     axis, stride, dilation = node.attrs
     positions, taps = (np.arange(n) for n in node.shape[axis : axis + 2])
-    return np.take(x, positions[:, None] * stride + taps * dilation, axis)
+    found: Array = np.take(x, positions[:, None] * stride + taps * dilation, axis)
+    return found
 
 
 _VIEWS = ("reshape", "permute", "expand", "slice", "window")

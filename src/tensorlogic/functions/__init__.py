@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from tensorlogic import runtime
 from tensorlogic.functions import (
+    convolution,
     norms,
     pointwise,
+    pooling,
     products,
     reductions,
     resampling,
     shapes,
-    windows,
 )
 from tensorlogic.functions.pointwise import add_elementwise
 from tensorlogic.functions.registry import FUNCTIONS, METHODS, function
@@ -24,13 +25,14 @@ __all__ = [
     "FUNCTIONS",
     "METHODS",
     "add_elementwise",
+    "convolution",
     "norms",
     "pointwise",
+    "pooling",
     "products",
     "reductions",
     "resampling",
     "shapes",
-    "windows",
 ]
 
 

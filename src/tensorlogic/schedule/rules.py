@@ -11,7 +11,7 @@ from tensorlogic.graph import Node
 from tensorlogic.kernels.ir import Expr, cast, const, fma, select, unary
 from tensorlogic.kernels.spec import ACC
 from tensorlogic.philox import philox
-from tensorlogic.schedule.affine import ZERO, Affine, LoopVar, dot, reshape_index
+from tensorlogic.schedule.affine import ZERO, Affine, LoopVar, dense, dot, reshape_index
 from tensorlogic.schedule.lower import (
     SHAPE_ONLY,
     Lowering,
@@ -235,11 +235,13 @@ def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
             return (left * low.value(b, operand(b, k, at[-1])),)
 
         return low.fold(node, at, fold, "f32", variables, element)
-    plain = [i.key() for i in at] == [i.key() for i in low.identity]
+    loops, wanted = dense(at), dense(low.identity)
+    plain = loops is not None and loops == wanted
     busy = low.product is not None or low.row_variables is not None
     if not plain or busy or not low.folds_allowed:
         raise Materialise(node)
-    low.row_variables = {v for i in low.identity for v in i.variables}
+    low.identity = at  # the same loops, though axes may be split otherwise
+    low.row_variables = {v for i in at for v in i.variables}
     _, k = low.axis(node, len(node.shape), a.shape[-1])
     loads = []
     for x, pair in ((a, (at[-2], k)), (b, (k, at[-1]))):

@@ -1,0 +1,240 @@
+"""Convolutions and their transposes, by PyTorch's formulas.
+
+A convolution is the matrix product of the weights and the windows of x, laid out as a matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tensorlogic import ops, record
+from tensorlogic.dtypes import float32
+from tensorlogic.errors import ShapeError
+from tensorlogic.functions.registry import floats, function
+from tensorlogic.functions.windows import Slide, ints_of, slides_of, windows_of
+from tensorlogic.graph import Node, number, shape_text
+from tensorlogic.ops import OPS
+from tensorlogic.tensor import Tensor, wrap
+
+SMALL = 1 << 19
+"""Products of numbers up to which a convolution is one fold: laying out the windows for a matrix
+product would take longer."""
+
+
+def _product(
+    fn: str, x: Node, w: Node, bias: Tensor | None, slides: list[Slide], groups: int
+) -> Node:
+    """Of x [N, C, spatial] and w [O, C / groups, taps], and bias [O]: [N, O, positions]."""
+    n = x.shape[0]
+    out, each, *taps = w.shape
+    rank = len(taps)
+    seen = windows_of(x, slides, 0.0)
+    places = seen.shape[2::2]
+    seen = record.reshape(seen, (n, groups, each, *seen.shape[2:]))
+    order = [0, 1, 2, *range(4, 4 + 2 * rank, 2), *range(3, 3 + 2 * rank, 2)]
+    seen = record.permute(seen, order)  # [N, G, C / G, taps, positions]
+    depth, width = each * math.prod(taps), math.prod(places)
+    if n * width == 1 or n * out * depth * width <= SMALL:
+        seen = record.reshape(seen, (n, groups, 1, *seen.shape[2:]))
+        rows = record.reshape(w, (groups, out // groups, each, *taps, *[1] * rank))
+        both = (record.cast(a, float32) for a in (rows, seen))
+        product = record.elementwise(OPS["mul"], *both)
+        total = record.reduce(ops.reduce_sum, product, tuple(range(3, 4 + rank)))
+    else:
+        seen = record.reshape(seen, (n, groups, depth, width))
+        rows = record.reshape(w, (1, groups, out // groups, depth))
+        total = record.matmul(rows, seen, wide=True)
+    if bias is not None:
+        b = floats(fn, bias)
+        if b.shape != (out,):
+            raise ShapeError(f"{fn}: bias has shape [{out}], not {shape_text(b.shape)}")
+        ones = [1] * (len(total.shape) - 3)
+        b = record.reshape(b, (groups, out // groups, *ones))
+        total = record.elementwise(OPS["add"], total, b)
+    total = record.cast(total, record.common_dtype(ops.MATMUL, x, w))
+    return record.reshape(total, (n, out, *places))
+
+
+def _operands(
+    fn: str, x: Tensor, weight: Tensor, groups: int, rank: int, along: int
+) -> tuple[Node, Node]:
+    """The nodes of x and weight, whose axis `along` belongs to the channels of x (one group of them
+    if it is 1)."""
+    node, w = floats(fn, x), floats(fn, weight)
+    names = ("[N, C, L]", "[N, C, H, W]")[rank - 1]
+    shapes = f"x {shape_text(node.shape)}, weight {shape_text(w.shape)}, groups {groups}"
+    if len(node.shape) != rank + 2 or len(w.shape) != rank + 2:
+        raise ShapeError(f"{fn}: x is {names}, weight has as many axes: {shapes}")
+    share = groups if along else 1
+    if groups < 1 or w.shape[0] % groups or w.shape[along] * share != node.shape[1]:
+        form = "[O, C / groups, ...]" if along else "[C, O / groups, ...]"
+        raise ShapeError(f"{fn}: weight is {form} with groups that divide C and O: {shapes}")
+    return node, w
+
+
+def _conv(
+    fn: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    rank: int,
+) -> Tensor:
+    node, w = _operands(fn, x, weight, groups, rank, 1)
+    slides = slides_of(fn, node, w.shape[2:], stride, padding, dilation)
+    return wrap(_product(fn, node, w, bias, slides, groups))
+
+
+def _conv_transpose(
+    fn: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    dilation: Any,
+    groups: int,
+    rank: int,
+) -> Tensor:
+    """A convolution of x, with zeros between its values, and the weights reversed."""
+    node, w = _operands(fn, x, weight, groups, rank, 0)
+    strides = ints_of(fn, "stride", stride, rank)
+    dilations = ints_of(fn, "dilation", dilation, rank)
+    paddings = ints_of(fn, "padding", padding, rank, 0)
+    extras = ints_of(fn, "output_padding", output_padding, rank, 0)
+    slides = []
+    for i in range(rank):
+        axis, s = 2 + i, strides[i]
+        if extras[i] >= max(s, dilations[i]):
+            raise ShapeError(
+                f"{fn}: output_padding is below stride {s} or dilation {dilations[i]}, "
+                f"not {extras[i]}"
+            )
+        node = _spread(node, axis, s)
+        reach = dilations[i] * (w.shape[axis] - 1) - paddings[i]
+        sides = (reach, reach + extras[i])
+        size = node.shape[axis] + sum(sides) - dilations[i] * (w.shape[axis] - 1)
+        if size < 1:
+            raise ShapeError(
+                f"{fn}: padding {paddings[i]} leaves nothing of axis {axis} of "
+                f"{shape_text(floats(fn, x).shape)}"
+            )
+        low, high = (max(-side, 0) for side in sides)  # what padding takes away
+        ranges = [(0, d, 1) for d in node.shape]
+        ranges[axis] = (low, node.shape[axis] - low - high, 1)
+        node = record.slice_(node, ranges)
+        slides.append(Slide(w.shape[axis], 1, dilations[i], *(max(side, 0) for side in sides)))
+    ranges = [(0, d, 1) if i < 2 else (d - 1, d, -1) for i, d in enumerate(w.shape)]
+    channels, each, *taps = w.shape
+    parted = record.reshape(record.slice_(w, ranges), (groups, channels // groups, each, *taps))
+    order = (0, 2, 1, *range(3, 3 + rank))
+    turned = record.reshape(
+        record.permute(parted, order), (groups * each, channels // groups, *taps)
+    )
+    return wrap(_product(fn, node, turned, bias, slides, groups))
+
+
+def _spread(x: Node, axis: int, stride: int) -> Node:
+    """x with stride - 1 zeros between neighbours along an axis."""
+    if stride == 1:
+        return x
+    before, size, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
+    lone = record.reshape(x, (*before, size, 1, *after))
+    widths = [(0, stride - 1 if i == axis + 1 else 0) for i in range(len(lone.shape))]
+    wide = record.reshape(record.pad(lone, widths, number(0.0)), (*before, size * stride, *after))
+    ranges = [(0, d, 1) for d in wide.shape]
+    ranges[axis] = (0, max(size * stride - stride + 1, 0), 1)
+    return record.slice_(wide, ranges)
+
+
+@function
+def conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Cross-correlation of x [N, C, L] with weight [O, C / groups, K], plus bias [O].
+
+    padding: zeros on both sides, (before, after), "same" (as long as x, for stride 1) or "valid"
+    (none). Sums are in float32. Raises ShapeError where shapes do not fit.
+
+    >>> import tensorlogic as tl
+    >>> x = tl.tensor([[[1.0, 2.0, 3.0]]])
+    >>> tl.conv1d(x, tl.ones([1, 1, 2])).tolist()
+    [[[3.0, 5.0]]]
+    """
+    return _conv("conv1d", x, weight, bias, stride, padding, dilation, groups, 1)
+
+
+@function
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Cross-correlation of x [N, C, H, W] with weight [O, C / groups, KH, KW], plus bias [O].
+
+    stride, padding and dilation: as in `conv1d`, once, or once for each of H and W.
+
+    >>> import tensorlogic as tl
+    >>> tl.conv2d(tl.ones([1, 2, 4, 4]), tl.ones([3, 2, 3, 3]), padding="same").shape
+    (1, 3, 4, 4)
+    """
+    return _conv("conv2d", x, weight, bias, stride, padding, dilation, groups, 2)
+
+
+@function
+def conv_transpose1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """The transpose of `conv1d` as a linear map: x [N, C, L], weight [C, O / groups, K].
+
+    The result is [N, O, (L - 1) * stride - 2 * padding + dilation * (K - 1) + output_padding + 1].
+
+    >>> import tensorlogic as tl
+    >>> tl.conv_transpose1d(tl.tensor([[[1.0, 2.0]]]), tl.ones([1, 1, 2]), stride=2).tolist()
+    [[[1.0, 1.0, 2.0, 2.0]]]
+    """
+    more = (stride, padding, output_padding, dilation, groups)
+    return _conv_transpose("conv_transpose1d", x, weight, bias, *more, 1)
+
+
+@function
+def conv_transpose2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """The transpose of `conv2d` as a linear map: x [N, C, H, W], weight [C, O / groups, KH, KW].
+
+    >>> import tensorlogic as tl
+    >>> tl.conv_transpose2d(tl.ones([1, 2, 3, 3]), tl.ones([2, 1, 2, 2]), stride=2).shape
+    (1, 1, 6, 6)
+    """
+    more = (stride, padding, output_padding, dilation, groups)
+    return _conv_transpose("conv_transpose2d", x, weight, bias, *more, 2)
