@@ -8,6 +8,7 @@ of one element, which may change from run to run of a compiled function.
 from __future__ import annotations
 
 import math
+from operator import index
 from typing import Any
 
 from tensorlogic import ops, record
@@ -129,9 +130,10 @@ def _words(name: str, value: Any) -> tuple[Node, Node]:
     if isinstance(value, Tensor):
         node = as_node(value)
         if node.shape or node.dtype.name != "int32":
-            raise DTypeError(f"random: the {name} is an int or one int32")
+            given = f"{node.dtype}{shape_text(node.shape)}"
+            raise DTypeError(f"random: the {name} is one int32, not {given}")
         return node, _op("where", _op("less", node, number(0)), number(-1), number(0))
-    whole = value.__index__()
+    whole = index(value)
     return number(signed(whole)), number(signed(whole >> 32))
 
 
