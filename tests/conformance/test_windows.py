@@ -99,15 +99,14 @@ def test_special_values(dtype: str, device: str) -> None:
 
 def test_float16_sums_in_float32(device: str) -> None:
     """What is beyond float16 on the way is no infinity, and nothing small is lost."""
-    x = np.full((1, 1, 4096), 300, np.float16)
+    x = np.full((1, 1, 64), 300, np.float16)
     x[0, 0, 0] = 299
-    w = np.where(np.arange(4096) % 2, -300, 300).astype(np.float16).reshape(1, 1, -1)
+    w = np.where(np.arange(64) % 2, -300, 300).astype(np.float16).reshape(1, 1, -1)
     want = float((x.astype(np.float64) * w).sum())
     got = compute(lambda a, b: tl.conv1d(a, b), x, w, device=device)
     assert got.item() == np.float16(want)
-    assert compute(lambda a: tl.avg_pool1d(a * 200, 1024), x[..., 1024:], device=device).max() == (
-        60000
-    )
+    large = np.full((1, 1, 1024), 60000, np.float16)
+    assert compute(lambda a: tl.avg_pool1d(a, 1024), large, device=device).item() == 60000
 
 
 def test_strided_inputs(device: str) -> None:
