@@ -39,7 +39,7 @@ def uniform(
 
     >>> import tensorlogic as tl
     >>> tl.random.uniform([3], seed=0).tolist()
-    [0.39892578125, 0.16943359375, 0.30029296875]
+    [0.39892578125, 0.97216796875, 0.01904296875]
     """
     wanted = _float_dtype("uniform", dtype)
     digits = 11 if wanted is float16 else 24

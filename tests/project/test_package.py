@@ -36,7 +36,8 @@ def test_a_name_that_is_not_public_is_not_there() -> None:
 
 def test_every_public_function_is_exported_once() -> None:
     modules = (functions.norms, functions.pointwise, functions.products, functions.reductions)
-    for module in (*modules, functions.shapes):
+    windows = (functions.convolution, functions.pooling, functions.resampling)
+    for module in (*modules, *windows, functions.shapes):
         for name, value in vars(module).items():
             own = inspect.isfunction(value) and value.__module__ == module.__name__
             if own and not name.startswith("_") and name not in ("add_elementwise", "mean_of"):
