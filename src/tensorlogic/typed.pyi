@@ -129,6 +129,44 @@ class TypedTensor(Rows[DT, *Dims]):
     def window(
         self, axis: int, size: int, stride: int = 1, dilation: int = 1
     ) -> Tensor[DT, *tuple[Any, ...]]: ...
+    def conv1d(
+        self: TypedTensor[DT, N, H, K],
+        weight: Tensor[Any, M, Any, Any],
+        bias: Tensor[Any, M] | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor[DT, N, M, Any]: ...
+    def conv2d(
+        self: TypedTensor[DT, N, H, K, S],
+        weight: Tensor[Any, M, Any, Any, Any],
+        bias: Tensor[Any, M] | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor[DT, N, M, Any, Any]: ...
+    def conv_transpose1d(
+        self: TypedTensor[DT, N, H, K],
+        weight: Tensor[Any, H, Any, Any],
+        bias: Tensor[Any, *tuple[Any, ...]] | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor[DT, N, Any, Any]: ...
+    def conv_transpose2d(
+        self: TypedTensor[DT, N, H, K, S],
+        weight: Tensor[Any, H, Any, Any, Any],
+        bias: Tensor[Any, *tuple[Any, ...]] | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor[DT, N, Any, Any, Any]: ...
 
 class _Matmul(Protocol):
     @overload

@@ -11,7 +11,7 @@ from typing import Any
 from tensorlogic import ops, record
 from tensorlogic.dtypes import float32
 from tensorlogic.errors import ShapeError
-from tensorlogic.functions.registry import floats, function
+from tensorlogic.functions.registry import floats, method
 from tensorlogic.functions.windows import Slide, ints_of, slides_of, windows_of
 from tensorlogic.graph import Node, number, shape_text
 from tensorlogic.ops import OPS
@@ -152,7 +152,7 @@ def _spread(x: Node, axis: int, stride: int) -> Node:
     return record.slice_(wide, ranges)
 
 
-@function
+@method
 def conv1d(
     x: Tensor,
     weight: Tensor,
@@ -175,7 +175,7 @@ def conv1d(
     return _conv("conv1d", x, weight, bias, stride, padding, dilation, groups, 1)
 
 
-@function
+@method
 def conv2d(
     x: Tensor,
     weight: Tensor,
@@ -196,7 +196,7 @@ def conv2d(
     return _conv("conv2d", x, weight, bias, stride, padding, dilation, groups, 2)
 
 
-@function
+@method
 def conv_transpose1d(
     x: Tensor,
     weight: Tensor,
@@ -219,7 +219,7 @@ def conv_transpose1d(
     return _conv_transpose("conv_transpose1d", x, weight, bias, *more, 1)
 
 
-@function
+@method
 def conv_transpose2d(
     x: Tensor,
     weight: Tensor,
