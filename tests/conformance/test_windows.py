@@ -132,10 +132,12 @@ def test_kernels() -> None:
     scale, other = tl.zeros([64, 1, 1]), tl.zeros([1, 64, 40, 40])
     block = tl.relu(tl.conv2d(x, w, tl.zeros([64]), padding=1) * scale + other)
     assert steps(block) == ["pad", "reshape", "relu"]
-    assert steps(tl.conv2d(x, w[..., :1, :1])) == ["reshape"]
+    assert steps(tl.conv2d(x, w[..., :1, :1])) == ["cast"]
     assert steps(tl.relu(tl.conv2d(x[..., :4, :4], w, padding=1))) == ["relu"]
     wide = tl.zeros([1, 32, 80, 80])
-    assert steps(tl.conv2d(wide, w[:32, :1], padding=1, groups=32)) == ["pad", "reshape"]
+    assert steps(tl.conv2d(wide, w[:32, :1], padding=1, groups=32)) == ["pad", "cast"]
+    transposed = tl.conv_transpose2d(x, w[:32, :, :2, :2], stride=2)
+    assert steps(transposed) == ["reshape", "matmul", "cast"]
     assert len(steps(tl.max_pool2d(x, 3, 2, 1))) == len(steps(tl.avg_pool2d(x, 3, 2, 1))) == 1
     assert len(steps(tl.interpolate(x, scale=2, mode="linear"))) == 1
 
@@ -183,6 +185,10 @@ SHAPES: list[tuple[Callable[[], Any], str]] = [
     (
         lambda: tl.conv_transpose1d(X1, W1[:4], padding=4),
         "conv_transpose1d: padding 4 leaves nothing of axis 2 of [2, 4, 5]",
+    ),
+    (
+        lambda: tl.conv_transpose1d(X1[..., :0], W1[:4]),
+        "conv_transpose1d: padding 0 leaves nothing of axis 2 of [2, 4, 0]",
     ),
     (
         lambda: tl.max_pool2d(X1[0], 2),

@@ -22,10 +22,8 @@ SMALL = 1 << 19
 product would take longer."""
 
 
-def _product(
-    fn: str, x: Node, w: Node, bias: Tensor | None, slides: list[Slide], groups: int
-) -> Node:
-    """Of x [N, C, spatial] and w [O, C / groups, taps], and bias [O]: [N, O, positions]."""
+def _product(x: Node, w: Node, slides: list[Slide], groups: int) -> Node:
+    """Of x [N, C, spatial] and w [O, C / groups, taps]: [N, O, positions], float32."""
     n = x.shape[0]
     out, each, *taps = w.shape
     rank = len(taps)
@@ -45,15 +43,19 @@ def _product(
         seen = record.reshape(seen, (n, groups, depth, width))
         rows = record.reshape(w, (1, groups, out // groups, depth))
         total = record.matmul(rows, seen, wide=True)
+    return record.reshape(total, (n, out, *places))
+
+
+def _result(fn: str, total: Node, bias: Tensor | None, x: Node, w: Node) -> Tensor:
+    """With bias [O], in the dtype of x and w."""
+    out, *places = total.shape[1:]
     if bias is not None:
         b = floats(fn, bias)
         if b.shape != (out,):
             raise ShapeError(f"{fn}: bias has shape [{out}], not {shape_text(b.shape)}")
-        ones = [1] * (len(total.shape) - 3)
-        b = record.reshape(b, (groups, out // groups, *ones))
+        b = record.reshape(b, (out, *[1] * len(places)))
         total = record.elementwise(OPS["add"], total, b)
-    total = record.cast(total, record.common_dtype(ops.MATMUL, x, w))
-    return record.reshape(total, (n, out, *places))
+    return wrap(record.cast(total, record.common_dtype(ops.MATMUL, x, w)))
 
 
 def _operands(
@@ -86,7 +88,7 @@ def _conv(
 ) -> Tensor:
     node, w = _operands(fn, x, weight, groups, rank, 1)
     slides = slides_of(fn, node, w.shape[2:], stride, padding, dilation)
-    return wrap(_product(fn, node, w, bias, slides, groups))
+    return _result(fn, _product(node, w, slides, groups), bias, node, w)
 
 
 def _conv_transpose(
@@ -101,54 +103,61 @@ def _conv_transpose(
     groups: int,
     rank: int,
 ) -> Tensor:
-    """A convolution of x, with zeros between its values, and the weights reversed."""
+    """A convolution of x with the weights reversed. Where stride divides the taps of an axis, each
+    of stride parts of them gives the results of one remainder, as channels that are then laid out
+    in turn; else x has zeros put between its values."""
     node, w = _operands(fn, x, weight, groups, rank, 0)
     strides = ints_of(fn, "stride", stride, rank)
     dilations = ints_of(fn, "dilation", dilation, rank)
     paddings = ints_of(fn, "padding", padding, rank, 0)
     extras = ints_of(fn, "output_padding", output_padding, rank, 0)
-    slides = []
-    for i in range(rank):
-        axis, s = 2 + i, strides[i]
-        if extras[i] >= max(s, dilations[i]):
-            raise ShapeError(
-                f"{fn}: output_padding is below stride {s} or dilation {dilations[i]}, "
-                f"not {extras[i]}"
-            )
-        node = _spread(node, axis, s)
-        reach = dilations[i] * (w.shape[axis] - 1) - paddings[i]
-        sides = (reach, reach + extras[i])
-        size = node.shape[axis] + sum(sides) - dilations[i] * (w.shape[axis] - 1)
-        if size < 1:
-            raise ShapeError(
-                f"{fn}: padding {paddings[i]} leaves nothing of axis {axis} of "
-                f"{shape_text(floats(fn, x).shape)}"
-            )
-        low, high = (max(-side, 0) for side in sides)  # what padding takes away
-        ranges = [(0, d, 1) for d in node.shape]
-        ranges[axis] = (low, node.shape[axis] - low - high, 1)
-        node = record.slice_(node, ranges)
-        slides.append(Slide(w.shape[axis], 1, dilations[i], *(max(side, 0) for side in sides)))
-    ranges = [(0, d, 1) if i < 2 else (d - 1, d, -1) for i, d in enumerate(w.shape)]
     channels, each, *taps = w.shape
-    parted = record.reshape(record.slice_(w, ranges), (groups, channels // groups, each, *taps))
-    order = (0, 2, 1, *range(3, 3 + rank))
-    turned = record.reshape(
-        record.permute(parted, order), (groups * each, channels // groups, *taps)
+    slides, turns, ranges, spread = [], [], [(0, node.shape[0], 1), (0, each * groups, 1)], node
+    for axis, k, s, d, p, e in zip(
+        range(2, 2 + rank), taps, strides, dilations, paddings, extras, strict=True
+    ):
+        if e >= max(s, d):
+            raise ShapeError(f"{fn}: output_padding is below stride {s} or dilation {d}, not {e}")
+        size = (node.shape[axis] - 1) * s - 2 * p + d * (k - 1) + 1 + e
+        if size < 1 or not node.shape[axis]:
+            raise ShapeError(
+                f"{fn}: padding {p} leaves nothing of axis {axis} of {shape_text(node.shape)}"
+            )
+        turn = s if d == 1 and k % s == 0 else 1
+        reach = d * (k // turn - 1)
+        if turn == 1:
+            spread = _spread(spread, axis, s, max(p - reach, 0), max(p - e - reach, 0))
+            sides = (max(reach - p, 0), max(reach - p + e, 0))
+        else:
+            sides = (reach, reach + -(-max(e - p, 0) // turn))
+        slides.append(Slide(k // turn, 1, d, *sides))
+        turns.append(turn)
+        ranges.append((0 if turn == 1 else p, size, 1))
+    parts = [n for k, turn in zip(taps, turns, strict=True) for n in (k // turn, turn)]
+    apart = record.reshape(w, (groups, channels // groups, each, *parts))
+    back = [(0, n, 1) if i < 3 or i % 2 == 0 else (n - 1, n, -1) for i, n in enumerate(apart.shape)]
+    turned = record.permute(
+        record.slice_(apart, back),
+        [0, 2, *range(4, 4 + 2 * rank, 2), 1, *range(3, 3 + 2 * rank, 2)],
     )
-    return wrap(_product(fn, node, turned, bias, slides, groups))
+    many = (groups * each * math.prod(turns), channels // groups, *parts[::2])
+    total = _product(spread, record.reshape(turned, many), slides, groups)
+    places = total.shape[2:]
+    total = record.reshape(total, (node.shape[0], groups * each, *turns, *places))
+    order = [0, 1, *(a for i in range(rank) for a in (2 + rank + i, 2 + i))]
+    whole = [n * turn for n, turn in zip(places, turns, strict=True)]
+    total = record.reshape(record.permute(total, order), (*total.shape[:2], *whole))
+    return _result(fn, record.slice_(total, ranges), bias, node, w)
 
 
-def _spread(x: Node, axis: int, stride: int) -> Node:
-    """x with stride - 1 zeros between neighbours along an axis."""
-    if stride == 1:
-        return x
+def _spread(x: Node, axis: int, stride: int, low: int, high: int) -> Node:
+    """x with stride - 1 zeros between neighbours along an axis, without some at both its ends."""
     before, size, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
     lone = record.reshape(x, (*before, size, 1, *after))
     widths = [(0, stride - 1 if i == axis + 1 else 0) for i in range(len(lone.shape))]
     wide = record.reshape(record.pad(lone, widths, number(0.0)), (*before, size * stride, *after))
     ranges = [(0, d, 1) for d in wide.shape]
-    ranges[axis] = (0, max(size * stride - stride + 1, 0), 1)
+    ranges[axis] = (low, (size - 1) * stride + 1 - low - high, 1)
     return record.slice_(wide, ranges)
 
 
