@@ -67,7 +67,7 @@ def __dir__() -> list[str]:
     import importlib
 
     functions = importlib.import_module("tensorlogic.functions").FUNCTIONS
-    return sorted({"__version__", "bool", "cpu", "gpu", *_MODULE_OF, *functions})
+    return sorted({"__version__", "bool", "cpu", "gpu", "random", *_MODULE_OF, *functions})
 
 
 class _Package(ModuleType):

@@ -1,5 +1,6 @@
 """The public names for type checkers; at run time each is loaded when it is first used."""
 
+from tensorlogic import random as random
 from tensorlogic.creation import arange as arange
 from tensorlogic.creation import eye as eye
 from tensorlogic.creation import from_numpy as from_numpy
@@ -94,9 +95,15 @@ from tensorlogic.typed import all as all
 from tensorlogic.typed import any as any
 from tensorlogic.typed import argmax as argmax
 from tensorlogic.typed import argmin as argmin
+from tensorlogic.typed import avg_pool1d as avg_pool1d
+from tensorlogic.typed import avg_pool2d as avg_pool2d
 from tensorlogic.typed import batch_norm as batch_norm
 from tensorlogic.typed import clip as clip
 from tensorlogic.typed import concat as concat
+from tensorlogic.typed import conv1d as conv1d
+from tensorlogic.typed import conv2d as conv2d
+from tensorlogic.typed import conv_transpose1d as conv_transpose1d
+from tensorlogic.typed import conv_transpose2d as conv_transpose2d
 from tensorlogic.typed import cross_entropy as cross_entropy
 from tensorlogic.typed import cumprod as cumprod
 from tensorlogic.typed import cumsum as cumsum
@@ -105,12 +112,15 @@ from tensorlogic.typed import eval as eval
 from tensorlogic.typed import expand as expand
 from tensorlogic.typed import gelu as gelu
 from tensorlogic.typed import group_norm as group_norm
+from tensorlogic.typed import interpolate as interpolate
 from tensorlogic.typed import layer_norm as layer_norm
 from tensorlogic.typed import linear as linear
 from tensorlogic.typed import log_softmax as log_softmax
 from tensorlogic.typed import logsumexp as logsumexp
 from tensorlogic.typed import matmul as matmul
 from tensorlogic.typed import max as max
+from tensorlogic.typed import max_pool1d as max_pool1d
+from tensorlogic.typed import max_pool2d as max_pool2d
 from tensorlogic.typed import mean as mean
 from tensorlogic.typed import min as min
 from tensorlogic.typed import mse as mse
@@ -130,6 +140,7 @@ from tensorlogic.typed import take as take
 from tensorlogic.typed import transpose as transpose
 from tensorlogic.typed import unsqueeze as unsqueeze
 from tensorlogic.typed import var as var
+from tensorlogic.typed import window as window
 
 __version__: str
 bool = bool_

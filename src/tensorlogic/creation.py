@@ -110,12 +110,12 @@ def full(shape: Any, value: float, dtype: Any = float16, device: str | None = No
     >>> tl.full([2], 0.5).tolist()
     [0.5, 0.5]
     """
-    sizes = _sizes(shape)
+    sizes = sizes_of(shape)
     array = gate.convert_array(np.asarray(value), as_dtype(dtype))
     return _from_array(np.full(sizes, array), as_dtype(dtype), device)
 
 
-def _sizes(shape: Any) -> Shape:
+def sizes_of(shape: Any) -> Shape:
     given = (shape,) if isinstance(shape, int | Tensor) else tuple(shape)
     sizes = tuple(d.__index__() if isinstance(d, Tensor) else d for d in given)
     for d in sizes:

@@ -256,6 +256,25 @@ def slice_(x: Node, ranges: Sequence[tuple[int, int, int]]) -> Node:
     return Node(ops.SLICE, (x,), tuple((a, s) for a, _, s in ranges), shape, x.dtype)
 
 
+def window(x: Node, axis: int, size: int, stride: int = 1, dilation: int = 1) -> Node:
+    """An axis as [positions, taps]: entry position * stride + tap * dilation of it."""
+    span = dilation * (size - 1) + 1
+    if min(size, stride, dilation) < 1 or span > x.shape[axis]:
+        raise ShapeError(
+            f"window: {size} taps (stride {stride}, dilation {dilation}) do not fit "
+            f"axis {axis} of {shape_text(x.shape)}"
+        )
+    there = ((x.shape[axis] - span) // stride + 1, size)
+    shape = (*x.shape[:axis], *there, *x.shape[axis + 1 :])
+    if _is_view(x):
+        assert x.data is not None
+        assert x.data.strides is not None
+        own = x.data.strides
+        strides = (*own[:axis], own[axis] * stride, own[axis] * dilation, *own[axis + 1 :])
+        return _view(x, shape, strides, x.data.offset)
+    return Node(ops.WINDOW, (x,), (axis, stride, dilation), shape, x.dtype)
+
+
 def pad(x: Node, widths: Sequence[tuple[int, int]], value: Node) -> Node:
     """(before, after) for each axis, filled with a 0-d value."""
     if len(widths) != len(x.shape) or any(a < 0 or b < 0 for a, b in widths):

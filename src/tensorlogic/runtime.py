@@ -17,7 +17,7 @@ from tensorlogic.errors import TraceError
 from tensorlogic.explain import STAGES, explain
 from tensorlogic.graph import Node, inline_calls, topological, user_site
 
-_VIEWS = ("reshape", "permute", "expand", "slice")
+_VIEWS = ("reshape", "permute", "expand", "slice", "window")
 
 
 def evaluate(nodes: Sequence[Node]) -> None:

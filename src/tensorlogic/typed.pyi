@@ -119,6 +119,86 @@ class TypedTensor(Rows[DT, *Dims]):
     def split(self, parts: Any, axis: int = 0) -> tuple[Tensor[DT, *tuple[Any, ...]], ...]: ...
     def pad(self, widths: Any, value: Any = 0) -> Tensor[DT, *tuple[Any, ...]]: ...
     def take(self, indices: Any, axis: int = 0) -> Tensor[DT, *tuple[Any, ...]]: ...
+    def max_pool1d(
+        self,
+        kernel: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+    ) -> Tensor[DT, *tuple[Any, ...]]: ...
+    def max_pool2d(
+        self,
+        kernel: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+    ) -> Tensor[DT, *tuple[Any, ...]]: ...
+    def avg_pool1d(
+        self,
+        kernel: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+    ) -> Tensor[DT, *tuple[Any, ...]]: ...
+    def avg_pool2d(
+        self,
+        kernel: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+    ) -> Tensor[DT, *tuple[Any, ...]]: ...
+    def interpolate(
+        self,
+        size: Any = None,
+        scale: Any = None,
+        mode: str = "nearest",
+        align_corners: bool = False,
+    ) -> Tensor[DT, *tuple[Any, ...]]: ...
+    def window(
+        self, axis: int, size: int, stride: int = 1, dilation: int = 1
+    ) -> Tensor[DT, *tuple[Any, ...]]: ...
+    def conv1d(
+        self: TypedTensor[DT, N, H, K],
+        weight: Tensor[Any, M, Any, Any],
+        bias: Tensor[Any, M] | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor[DT, N, M, Any]: ...
+    def conv2d(
+        self: TypedTensor[DT, N, H, K, S],
+        weight: Tensor[Any, M, Any, Any, Any],
+        bias: Tensor[Any, M] | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor[DT, N, M, Any, Any]: ...
+    def conv_transpose1d(
+        self: TypedTensor[DT, N, H, K],
+        weight: Tensor[Any, H, Any, Any],
+        bias: Tensor[Any, *tuple[Any, ...]] | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor[DT, N, Any, Any]: ...
+    def conv_transpose2d(
+        self: TypedTensor[DT, N, H, K, S],
+        weight: Tensor[Any, H, Any, Any, Any],
+        bias: Tensor[Any, *tuple[Any, ...]] | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor[DT, N, Any, Any, Any]: ...
 
 class _Matmul(Protocol):
     @overload
@@ -242,3 +322,83 @@ def concat(
 def stack(
     tensors: Sequence[Tensor[DT, *tuple[Any, ...]]], axis: int = 0
 ) -> Tensor[DT, *tuple[Any, ...]]: ...
+def max_pool1d(
+    x: Tensor[DT, *Dims],
+    kernel: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> Tensor[DT, *tuple[Any, ...]]: ...
+def max_pool2d(
+    x: Tensor[DT, *Dims],
+    kernel: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> Tensor[DT, *tuple[Any, ...]]: ...
+def avg_pool1d(
+    x: Tensor[DT, *Dims],
+    kernel: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Tensor[DT, *tuple[Any, ...]]: ...
+def avg_pool2d(
+    x: Tensor[DT, *Dims],
+    kernel: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Tensor[DT, *tuple[Any, ...]]: ...
+def interpolate(
+    x: Tensor[DT, *Dims],
+    size: Any = None,
+    scale: Any = None,
+    mode: str = "nearest",
+    align_corners: bool = False,
+) -> Tensor[DT, *tuple[Any, ...]]: ...
+def window(
+    x: Tensor[DT, *Dims], axis: int, size: int, stride: int = 1, dilation: int = 1
+) -> Tensor[DT, *tuple[Any, ...]]: ...
+def conv1d(
+    x: Tensor[DT, N, H, K],
+    weight: Tensor[Any, M, Any, Any],
+    bias: Tensor[Any, M] | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor[DT, N, M, Any]: ...
+def conv2d(
+    x: Tensor[DT, N, H, K, S],
+    weight: Tensor[Any, M, Any, Any, Any],
+    bias: Tensor[Any, M] | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor[DT, N, M, Any, Any]: ...
+def conv_transpose1d(
+    x: Tensor[DT, N, H, K],
+    weight: Tensor[Any, H, Any, Any],
+    bias: Tensor[Any, *tuple[Any, ...]] | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor[DT, N, Any, Any]: ...
+def conv_transpose2d(
+    x: Tensor[DT, N, H, K, S],
+    weight: Tensor[Any, H, Any, Any, Any],
+    bias: Tensor[Any, *tuple[Any, ...]] | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor[DT, N, Any, Any, Any]: ...

@@ -10,6 +10,7 @@ import numpy as np
 
 import tensorlogic as tl
 from tests.compare import Array
+from tests.conformance import windows
 
 F, I, B = ("float16", "float32"), ("int32",), ("bool",)
 ANY = (*F, *I, *B)
@@ -126,6 +127,49 @@ def _product(a: Array, b: Array) -> Array:
 def _attention_scale(q: Array, k: Array, v: Array, *rest: Any) -> Any:
     """Errors of the scores are magnified by exp; the scores here are below 20."""
     return 30 * np.abs(v).max()
+
+
+def _conv_scale(x: Array, w: Array, b: Any = None, *more: Any) -> Any:
+    return windows.conv(np.abs(x), np.abs(w), None if b is None else np.abs(b), *more)
+
+
+def _transposed_scale(x: Array, w: Array, b: Any = None, *more: Any) -> Any:
+    return windows.conv_transpose(np.abs(x), np.abs(w), None if b is None else np.abs(b), *more)
+
+
+def _slid(function: str, oracle: Any, scale: Any, shapes: Shapes, *more: Any) -> Case:
+    """A convolution of x and weight, and bias if there is a third shape, with settings after it."""
+    settings = more if len(shapes) == 3 else (None, *more)
+    return Case(
+        function,
+        lambda *x: getattr(tl, function)(*x, *settings),
+        lambda *x: oracle(*x, *settings),
+        shapes,
+        scale=lambda *x: scale(*x, *settings),
+    )
+
+
+def _pooled(function: str, shape: tuple[int, ...], *more: Any) -> Case:
+    mean = ("kernel", "stride", "padding", "ceil", "count_pad")
+    names = mean if function[0] == "a" else (*mean[:3], "dilation", "ceil")
+    settings = dict(zip(names, more, strict=False))
+    return Case(
+        function,
+        lambda x: getattr(tl, function)(x, *more),
+        lambda x: windows.pool(x, function[0] == "a", rank=int(function[-2]), **settings),
+        (shape,),
+        scale=lambda x: 8,
+    )
+
+
+def _resized(shape: tuple[int, ...], sizes: Any, mode: str, *more: Any) -> Case:
+    return Case(
+        "interpolate",
+        lambda x: x.interpolate(sizes, None, mode, *more),
+        lambda x: windows.interpolate(x, sizes, mode, *more),
+        (shape,),
+        scale=lambda x: 4 * max(sizes),
+    )
 
 
 SDPA = tl.scaled_dot_product_attention
@@ -338,6 +382,105 @@ CASES: list[Case] = [
         lambda q, k, v: attention(q, k, v, None, True, 0.3),
         Q3,
         scale=_attention_scale,
+    ),
+    *(
+        _slid(f"conv{len(shapes[0]) - 2}d", windows.conv, _conv_scale, shapes, *more)
+        for shapes, *more in (
+            (((1, 2, 9), (3, 2, 3), (3,)),),
+            (((2, 4, 9), (6, 2, 3), (6,)), 2, 1, 2, 2),
+            (((1, 1, 5), (1, 1, 5)),),
+            (((1, 3, 6), (2, 3, 2), (2,)), 1, [(2, 0)]),
+            (((0, 2, 9), (3, 2, 3), (3,)),),
+            (((2, 0, 9), (3, 0, 3), (3,)),),
+            (((1, 2, 0), (3, 2, 2), (3,)), 1, 1),
+            (((1, 3, 8, 7), (4, 3, 3, 3), (4,)), 1, 1),
+            (((2, 3, 9, 11), (5, 3, 3, 2)), (2, 3), (1, 0), (1, 2)),
+            (((1, 6, 7, 7), (6, 1, 3, 3), (6,)), 1, 1, 1, 6),
+            (((1, 4, 6, 6), (6, 4, 1, 1), (6,)), 2),
+            (((1, 3, 4, 4), (2, 3, 4, 4), (2,)),),
+            (((1, 2, 5, 5), (2, 2, 3, 3)), 1, [(0, 2), (1, 0)]),
+            (((1, 16, 33, 31), (24, 16, 3, 3), (24,)), 1, 1),
+            (((2, 32, 17, 16), (32, 16, 3, 3), (32,)), 1, 1, 1, 2),
+        )
+    ),
+    Case(
+        "conv2d",
+        lambda x, w: tl.relu(tl.conv2d(x, w, padding="same") + x),
+        lambda x, w: np.maximum(windows.conv(x, w, None, 1, 1) + x, 0),
+        ((1, 24, 33, 30), (24, 24, 3, 3)),
+        F[1:],
+        scale=lambda x, w: _conv_scale(x, w, None, 1, 1) + np.abs(x),
+    ),
+    *(
+        _slid(
+            f"conv_transpose{len(shapes[0]) - 2}d",
+            windows.conv_transpose,
+            _transposed_scale,
+            shapes,
+            *more,
+        )
+        for shapes, *more in (
+            (((1, 2, 5), (2, 3, 3), (3,)),),
+            (((2, 4, 5), (4, 3, 3), (6,)), 3, 1, 2, 2, 2),
+            (((1, 2, 6), (2, 2, 2)), 1, 3),
+            (((2, 4, 6, 5), (4, 3, 4, 3), (6,)), (2, 3), (1, 0), (1, 2), 1, 2),
+            (((1, 24, 20, 24), (24, 32, 2, 2), (32,)), 2),
+            (((1, 3, 1), (3, 2, 4), (2,)), 2, 1),
+            (((1, 3, 4, 5), (3, 2, 3, 2), (2,)), (2, 3), (1, 0), (1, 2), (1, 2)),
+            (((2, 16, 8, 9), (16, 32, 3, 3), (32,)), 2, 1, 1),
+        )
+    ),
+    *(
+        _pooled(*case)
+        for case in (
+            ("max_pool1d", (2, 3, 9), 2),
+            ("max_pool1d", (3, 9), 3, 2, 1, 2, True),
+            ("max_pool2d", (2, 3, 9, 8), 2),
+            ("max_pool2d", (3, 9, 8), (3, 2), (2, 1), (1, 0), (1, 2), True),
+            ("max_pool2d", (0, 3, 9, 8), 2),
+            ("max_pool2d", (1, 2, 30, 30), 9, 1, 4),
+            ("avg_pool1d", (2, 3, 9), 2),
+            ("avg_pool1d", (3, 10), 3, 2, 1, True, False),
+            ("avg_pool2d", (2, 3, 9, 8), 2),
+            ("avg_pool2d", (2, 10, 8), (3, 2), (2, 3), (1, 1), True, True),
+            ("avg_pool2d", (2, 10, 8), (3, 2), (2, 3), (1, 1), True, False),
+            ("avg_pool2d", (1, 5, 7, 7), 7),
+        )
+    ),
+    *(
+        _resized(*case)
+        for case in (
+            ((2, 3, 5), (8,), "nearest"),
+            ((2, 3, 8), (3,), "nearest"),
+            ((2, 3, 5), (9,), "linear"),
+            ((2, 3, 5), (9,), "linear", True),
+            ((1, 2, 5), (1,), "linear", True),
+            ((1, 2, 4, 5), (7, 3), "nearest"),
+            ((1, 2, 4, 5), (8, 10), "linear"),
+            ((1, 2, 1, 5), (3, 4), "linear", True),
+            ((0, 2, 4, 5), (8, 10), "linear"),
+        )
+    ),
+    Case(
+        "interpolate",
+        lambda x: tl.interpolate(x, scale=1.75, mode="linear"),
+        lambda x: windows.interpolate(x, (8, 12), "linear", False, 1.75),
+        ((1, 2, 5, 7),),
+        scale=lambda x: 40,
+    ),
+    Case(
+        "window",
+        lambda x: x.window(1, 3, stride=2, dilation=2),
+        lambda x: np.stack([x[:, 0:5:2], x[:, 2:7:2]], 1),
+        ((2, 8, 3),),
+        ANY,
+    ),
+    Case(
+        "window",
+        lambda x: (~x if x.dtype is tl.bool else -x).window(-1, 2),
+        lambda x: np.lib.stride_tricks.sliding_window_view(~x if x.dtype == bool else -x, 2, -1),
+        ((3, 6),),
+        ANY,
     ),
     Case("reshape", lambda x: x.reshape(3, -1), lambda x: x.reshape(3, -1), ((2, 6),), ANY),
     Case("transpose", lambda x: x.transpose(), lambda x: x.swapaxes(-1, -2), ((2, 3, 4),), ANY),

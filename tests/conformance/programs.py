@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 import tensorlogic as tl
 from tests.compare import Array
@@ -54,7 +55,7 @@ def strided(random: Random, rng: np.random.Generator, dtype: str) -> Array:
 def view(random: Random, x: Any, a: Array) -> Pair:
     """One op that moves values only; x and a have the same shape."""
     rank, shape = a.ndim, a.shape
-    kind = random.randrange(11)
+    kind = random.randrange(12)
     if kind == 0:
         new = factors(random, a.size)
         return x.reshape(*new), a.reshape(new)
@@ -105,6 +106,15 @@ def view(random: Random, x: Any, a: Array) -> Pair:
     if kind == 10 and rank and shape[0]:
         picked = np.arange(4) * 3 % shape[0]
         return x.take(tl.arange(4) * 3 % shape[0]), a[picked]
+    if kind == 11 and rank and a.size <= LIMIT // 4:
+        axis = random.randrange(rank)
+        size, step, gap = (random.randint(1, 3) for _ in range(3))
+        if gap * (size - 1) < shape[axis]:
+            seen = sliding_window_view(a, gap * (size - 1) + 1, axis)[..., ::gap]
+            seen = np.moveaxis(seen, -1, axis + 1)
+            return x.window(axis, size, step, gap), seen[
+                (*[slice(None)] * axis, slice(None, None, step))
+            ]
     return x, a
 
 

@@ -367,7 +367,7 @@ def integers() -> Example:
     x, y, out = Buffer("x", "i32"), Buffer("y", "i32"), Buffer("out", "i32", True)
     a, b = load(x, I), load(y, I)
     values = [binary(op, a, b) for op in ("add", "sub", "mul", "min", "max", "idiv", "irem")]
-    values += [binary(op, a, b) for op in ("and", "or", "xor", "shl", "shr", "sar")]
+    values += [binary(op, a, b) for op in ("mulhi", "and", "or", "xor", "shl", "shr", "sar")]
     values += [unary(op, a) for op in ("neg", "abs", "not")]
     values += [binary("idiv", a, 7), binary("irem", a, -3), select(a <= b, a, b)]
     values += [cast(cast(a, "f32"), "i32"), cast(cast(a, "i64") * cast(b, "i64") >> 16, "i32")]

@@ -64,6 +64,7 @@ EXPRESSIONS = {
     "two numbers of a type": raw("add", "f32", ONE, INT),
     "div is for floats": INT / INT,
     "two integers": ONE & ONE,
+    "mulhi is for i32": raw("mulhi", "i64", WIDE, WIDE),
     "two values of one type": raw("lt", "bool", ONE, INT),
     "a comparison is a bool": raw("lt", "i32", ONE, ONE),
     "select(bool, T, T)": select(INT, ONE, ONE),

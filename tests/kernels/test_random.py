@@ -83,7 +83,7 @@ def expressions(draw, dtype, at, extra=(), depth=4):
         if kind == 7:
             return cast(draw(st.sampled_from([at * 3 - R, N - at, R])), "i32")
         names = ["add", "sub", "mul", "min", "max", "idiv", "irem", "and", "xor", "shl", "shr"]
-        return binary(draw(st.sampled_from([*names, "sar"])), again("i32"), again("i32"))
+        return binary(draw(st.sampled_from([*names, "sar", "mulhi"])), again("i32"), again("i32"))
     if kind == 5:
         return cast(binary("and", again("i32"), 63), "f32")
     if kind <= 7:

@@ -8,7 +8,7 @@ from pathlib import Path
 LAYERS = (
     "errors dtypes dims settings typed",
     "kernels",
-    "quants",
+    "philox quants",
     "codegen",
     "storage gate",
     "ops",
@@ -19,7 +19,7 @@ LAYERS = (
     "explain runtime",
     "tensor",
     "creation",
-    "captures functions signature",
+    "captures functions random signature",
     "function",
     "formats",
     "model",

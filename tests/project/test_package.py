@@ -36,8 +36,9 @@ def test_a_name_that_is_not_public_is_not_there() -> None:
 
 def test_every_public_function_is_exported_once() -> None:
     modules = (functions.norms, functions.pointwise, functions.products, functions.reductions)
+    windows = (functions.convolution, functions.pooling, functions.resampling)
     shared = ("add_elementwise", "centred", "exponentials", "mean_of", "mean_square")
-    for module in (*modules, functions.losses, functions.shapes):
+    for module in (*modules, *windows, functions.losses, functions.shapes):
         for name, value in vars(module).items():
             own = inspect.isfunction(value) and value.__module__ == module.__name__
             if own and not name.startswith("_") and name not in shared:

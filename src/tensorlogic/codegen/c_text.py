@@ -270,6 +270,8 @@ class KernelText:
             return f"int(uint({bare(a[0])}) {_SYMBOL[op]} uint({bare(a[1])}))"
         if op in ("idiv", "irem") and dtype == "i32" and not _plain_divisor(n.args[1]):
             return f"int_{op[1:]}({bare(a[0])}, {bare(a[1])})"  # addresses have no such divisors
+        if op == "mulhi":
+            return f"high_product({bare(a[0])}, {bare(a[1])})"
         if op in _SYMBOL:
             return f"({a[0]} {_SYMBOL[op]} {a[1]})"
         if op in ("min", "max"):

@@ -197,6 +197,10 @@ FUNC int int_div(int x, int y) {  // by 1 where the quotient has no value
     return y == 0 || (y == -1 && x == int(0x80000000u)) ? x : x / y;
 }""",
     "int_rem": "FUNC int int_rem(int x, int y) { return y == 0 || y == -1 ? 0 : x % y; }",
+    "high_product": """\
+FUNC int high_product(int x, int y) {
+    return int((unsigned long)(uint(x)) * uint(y) >> 32);
+}""",
     "less_bits": """\
 FUNC bool less_bits(float x, float y) {
     return !is_nan(x) && !is_nan(y) && float_key(x) < float_key(y);

@@ -74,6 +74,11 @@ def operation(f: Function, e: Expr, lanes: int, args: list[Value]) -> Value:
         return f.call(type_, f"llvm.abs.{suffix(type_)}", (type_, args[0]), ("i1", "false"))
     if e.op in ("min", "max"):
         return f.intrinsic("s" + e.op, type_, *args)
+    if e.op == "mulhi":
+        long = vector("i64", lanes)
+        wide = [f.cast("zext", type_, a, long) for a in args]
+        high = f.op("lshr", long, f.op("mul", long, *wide), constant("i64", lanes, "32"))
+        return f.cast("trunc", long, high, type_)
     if e.op in _INT_OPS:
         return f.op(e.op, type_, *args)
     if e.op in _SHIFTS:

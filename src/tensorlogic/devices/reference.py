@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tensorlogic import gate, ops, settings
 from tensorlogic.dtypes import DType, float16, int32
 from tensorlogic.graph import Node, topological
+from tensorlogic.philox import philox_words
 from tensorlogic.quants import QUANTS, dequantize
 from tensorlogic.storage import Memory, Strided, contiguous_strides
 
@@ -119,6 +120,15 @@ def _update(node: Node, x: Array, at: Array, new: Array) -> Array:
     return result
 
 
+def _random(node: Node, *args: Array) -> Array:
+    word, digits = node.attrs
+    words, (scale, shift) = [int(a) % 2**32 for a in args[:4]], args[4:]
+    flat = np.arange(node.size, dtype=np.uint64).reshape(node.shape)
+    bits = philox_words([flat, 0, *words[2:]], words[:2])[word] >> np.uint32(32 - digits)
+    result: Array = bits * np.float64(np.float32(scale)) + np.float32(shift)
+    return result
+
+
 def _cast(node: Node, x: Array) -> Array:
     """Floats to int32 are cut to whole numbers and to its range; NaN is 0."""
     if node.dtype is not int32 or x.dtype.kind != "f":
@@ -141,7 +151,14 @@ def _slice(node: Node, x: Array) -> Array:
     return result
 
 
-_VIEWS = ("reshape", "permute", "expand", "slice")
+def _window(node: Node, x: Array) -> Array:
+    axis, stride, dilation = node.attrs
+    positions, taps = (np.arange(n) for n in node.shape[axis : axis + 2])
+    found: Array = np.take(x, positions[:, None] * stride + taps * dilation, axis)
+    return found
+
+
+_VIEWS = ("reshape", "permute", "expand", "slice", "window")
 _RULES: dict[str, Callable[..., Array]] = {
     "elementwise": _elementwise,
     "reduce": _reduce,
@@ -152,12 +169,14 @@ _RULES: dict[str, Callable[..., Array]] = {
     "permute": lambda node, x: np.transpose(x, node.attrs[0]),
     "expand": lambda node, x: np.broadcast_to(x, node.shape),
     "slice": _slice,
+    "window": _window,
     "pad": _pad,
     "concat": lambda node, *parts: np.concatenate(parts, axis=node.attrs[0]),
     "take": _take,
     "matmul": lambda node, a, b: a.astype(np.float32) @ b.astype(np.float32),
     "attention": _attention,
     "update": _update,
+    "random": _random,
 }
 
 

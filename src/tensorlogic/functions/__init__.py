@@ -7,7 +7,17 @@ in the dtype of the input. A function whose first argument is a tensor is also a
 from __future__ import annotations
 
 from tensorlogic import runtime
-from tensorlogic.functions import losses, norms, pointwise, products, reductions, shapes
+from tensorlogic.functions import (
+    convolution,
+    losses,
+    norms,
+    pointwise,
+    pooling,
+    products,
+    reductions,
+    resampling,
+    shapes,
+)
 from tensorlogic.functions.pointwise import add_elementwise
 from tensorlogic.functions.registry import FUNCTIONS, METHODS, function
 from tensorlogic.tensor import Tensor
@@ -16,11 +26,14 @@ __all__ = [
     "FUNCTIONS",
     "METHODS",
     "add_elementwise",
+    "convolution",
     "losses",
     "norms",
     "pointwise",
+    "pooling",
     "products",
     "reductions",
+    "resampling",
     "shapes",
 ]
 

@@ -129,6 +129,19 @@ def pad(x: Tensor, widths: Any, value: Any = 0) -> Tensor:
 
 
 @method
+def window(x: Tensor, axis: int, size: int, stride: int = 1, dilation: int = 1) -> Tensor:
+    """An axis seen as [positions, size]: entry position * stride + tap * dilation; no copy.
+
+    >>> import tensorlogic as tl
+    >>> tl.window(tl.arange(5), 0, 3, stride=2).tolist()
+    [[0, 1, 2], [2, 3, 4]]
+    """
+    node = node_of("window", x)
+    at = record.normal_axis("window", axis, len(node.shape))
+    return wrap(record.window(node, at, size, stride, dilation))
+
+
+@method
 def take(x: Tensor, indices: Any, axis: int = 0) -> Tensor:
     """Entries of x along `axis`, picked by int32 indices; negative ones count from the end.
 

@@ -63,6 +63,7 @@ def check_expr(e: Expr) -> None:
         logic = e.op in ("and", "or", "xor")
         allowed = (*_INTS, "bool") if logic else _INTS
         _require(types == (e.dtype, e.dtype) and e.dtype in allowed, "two integers", e)
+        _require(e.op != "mulhi" or e.dtype == "i32", "mulhi is for i32", e)
     elif e.op in COMPARE:
         _require(len(types) == 2 and types[0] == types[1], "two values of one type", e)
         _require(e.dtype == "bool", "a comparison is a bool", e)

@@ -279,6 +279,11 @@ def _shift(shift: Callable[[Array, Array], Array], unsigned: bool) -> Callable[.
     return apply
 
 
+def _high_product(e: Expr, a: Array, b: Array) -> Array:
+    product = a.view(np.uint32).astype(np.uint64) * b.view(np.uint32)
+    return (product >> np.uint64(32)).astype(np.uint32).view(np.int32)
+
+
 def _plain(function: Callable[..., Array]) -> Callable[..., Array]:
     return lambda e, *args: function(*args)
 
@@ -309,6 +314,7 @@ _OPERATIONS: dict[str, Callable[..., Array]] = {
     "max": _plain(np.maximum),
     "idiv": _quotient,
     "irem": _remainder,
+    "mulhi": _high_product,
     "and": _plain(np.bitwise_and),
     "or": _plain(np.bitwise_or),
     "xor": _plain(np.bitwise_xor),

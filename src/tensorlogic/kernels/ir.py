@@ -34,9 +34,9 @@ LOADED_AS = {"f16": "f32", "bf16": "f32", "f32": "f32", "i32": "i32", "bool": "b
 MATH = ("sqrt", "exp", "log", "sin", "cos", "tanh", "erf", "floor", "ceil", "trunc", "rint")
 UNARY = ("neg", "abs", "not", *MATH)
 ARITHMETIC = ("add", "sub", "mul", "div", "min", "max")  # min, max: NaN if either is NaN
-INTEGER = ("idiv", "irem", "and", "or", "xor", "shl", "shr", "sar")
+INTEGER = ("idiv", "irem", "mulhi", "and", "or", "xor", "shl", "shr", "sar")
 # idiv and irem truncate; a divisor of 0 (or of -1 under the lowest number) counts as 1. Shift
-# amounts count modulo the width.
+# amounts count modulo the width. mulhi is the high half of the product of unsigned i32.
 COMPARE = ("eq", "ne", "lt", "le")  # of NaN: ne is true, the others are false
 LEAVES = ("const", "param", "index", "var")
 

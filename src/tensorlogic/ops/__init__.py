@@ -31,10 +31,12 @@ from tensorlogic.ops.structural import (
     PAD,
     PARTIAL,
     PERMUTE,
+    RANDOM,
     RESHAPE,
     SLICE,
     TAKE,
     UPDATE,
+    WINDOW,
 )
 from tensorlogic.ops.table import OPS, Fold, Op, register
 
@@ -51,10 +53,12 @@ __all__ = [
     "PAD",
     "PARTIAL",
     "PERMUTE",
+    "RANDOM",
     "RESHAPE",
     "SLICE",
     "TAKE",
     "UPDATE",
+    "WINDOW",
     "Fold",
     "Op",
     "argmax",

@@ -75,6 +75,20 @@ class Affine:
 ZERO = Affine()
 
 
+def dense(indices: Iterable[Affine]) -> list[LoopVar] | None:
+    """The loops of indices, outermost first, if each counts through all of its own; else None."""
+    found: list[LoopVar] = []
+    for i in indices:
+        weight = 1
+        digits = sorted(i.terms.items(), key=lambda item: item[1])
+        for t, c in digits:
+            if c != weight or i.const or not isinstance(t, LoopVar):
+                return None
+            weight *= t.extent
+        found += [t for t, _ in reversed(digits) if isinstance(t, LoopVar)]
+    return found
+
+
 def dot(indices: Iterable[Affine], strides: Iterable[int]) -> Affine:
     """sum of index * stride."""
     total = ZERO

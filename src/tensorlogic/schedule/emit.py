@@ -29,7 +29,7 @@ from tensorlogic.kernels.ir import (
     var,
 )
 from tensorlogic.kernels.spec import BATCH, COL, ROW, Matmul
-from tensorlogic.schedule.affine import Affine, LoopVar, collapse
+from tensorlogic.schedule.affine import Affine, LoopVar, collapse, dense
 from tensorlogic.schedule.lower import BufferRef, CheckRecord, FoldRecord, Lowering, Materialise
 
 ZERO64 = const(0, "i64")
@@ -319,32 +319,11 @@ class Loops:
     def __init__(self, low: Lowering, outputs: Sequence[Output]):
         roots = [o.value for o in outputs] + [e for f in low.folds for e in f.element]
         roots += [c.ok for c in (*low.checks, *low.pending_checks)]
-        indices = [o.at for o in outputs]
-        pinned: set[LoopVar] = set()
         variables = [v for i in low.identity for v in _in_order(i)]
-        by_expr = {id(v.expr): v for v in variables}
-        by_expr |= {id(v.expr): v for f in low.folds for v in f.variables}
-        stack = list(roots)
-        seen: set[int] = set()
-        self.loads: list[Affine] = []
-        while stack:
-            for e in nodes_of(stack.pop()):
-                if id(e) in seen:
-                    continue
-                seen.add(id(e))
-                if e.op == "load" and isinstance(e.attr, tuple):
-                    at = e.attr[1]
-                    self.loads.append(at)
-                elif e.op == "affine":
-                    at = e.attr
-                elif e.op == "index" and id(e) in by_expr:
-                    pinned.add(by_expr[id(e)])
-                    continue
-                else:
-                    continue
-                indices.append(at)
-                stack += [t for t in at.terms if not isinstance(t, LoopVar)]
+        every = [*variables, *(v for f in low.folds for v in f.variables)]
+        self.loads, indices, pinned = _indices(roots, every)
         self.loads += [o.at for o in outputs]
+        indices += [o.at for o in outputs]
         rows = low.row_variables
         outer = [v for v in variables if rows is not None and v in rows]
         inner = [v for v in variables if rows is None or v not in rows]
@@ -355,6 +334,8 @@ class Loops:
         if not low.folds:
             # Without folds all loops but the innermost (and the digits of a block) are parallel.
             cut = max(len(self.columns) - 1, 0)
+            if cut > 3:  # splitting a row index into so many would cost more than a loop
+                cut -= 1
             while cut > 0 and self.columns[cut][-1].static and self.columns[cut - 1][-1].static:
                 cut -= 1
             self.rows, self.columns = self.columns[:cut], self.columns[cut:]
@@ -363,9 +344,40 @@ class Loops:
             along_row = self.rows[-1][-1]
             score = sum(any(a.coefficient(v) == 1 for v in deepest) for a in self.loads)
             row_score = sum(a.coefficient(along_row) == 1 for a in self.loads)
-            static = any(v.static for v in deepest)
-            if row_score > score and not static and not along_row.static:
+            taps = any(v in low.taps for v in deepest)
+            static = any(v.static for v in deepest) and not taps
+            if (row_score > score or taps) and not static and not along_row.static:
                 self.vector_row = self.rows.pop()
+
+
+def _indices(
+    roots: Sequence[Expr], variables: Sequence[LoopVar]
+) -> tuple[list[Affine], list[Affine], set[LoopVar]]:
+    """Under expressions: addresses of loads, all affine indices, loops that stand by themselves."""
+    by_expr = {id(v.expr): v for v in variables}
+    loads: list[Affine] = []
+    indices: list[Affine] = []
+    pinned: set[LoopVar] = set()
+    stack = list(roots)
+    seen: set[int] = set()
+    while stack:
+        for e in nodes_of(stack.pop()):
+            if id(e) in seen:
+                continue
+            seen.add(id(e))
+            if e.op == "load" and isinstance(e.attr, tuple):
+                at = e.attr[1]
+                loads.append(at)
+            elif e.op == "affine":
+                at = e.attr
+            elif e.op == "index" and id(e) in by_expr:
+                pinned.add(by_expr[id(e)])
+                continue
+            else:
+                continue
+            indices.append(at)
+            stack += [t for t in at.terms if not isinstance(t, LoopVar)]
+    return loads, indices, pinned
 
 
 def _in_order(at: Affine) -> list[LoopVar]:
@@ -406,11 +418,13 @@ def matmul_step(low: Lowering, outputs: Sequence[Output]) -> Step:
     if low.pending_checks:
         raise Materialise(low.pending_checks[0].node)
     node = low.product.node
-    *batch_axes, rows, cols = [_in_order(i) for i in low.identity]
-    batch = [v for axis in batch_axes for v in axis]
+    *_, row, col = low.identity
+    batch, rows, cols = (dense(i) or [] for i in (low.identity[:-2], [row], [col]))
     emitter = Emitter()
+    _, indices, pinned = _indices([o.value for o in outputs], [*batch, *rows, *cols])
+    indices += [o.at for o in outputs]
     for place, axis in ((BATCH, batch), (ROW, rows), (COL, cols)):
-        emitter.digits([[v] for v in axis], place)
+        emitter.digits(collapse(axis, indices, pinned), place)
     emitter.name_scalars(low)
     strides: dict[str, list[int]] = {}
     operands: list[tuple[Node, int] | None] = []

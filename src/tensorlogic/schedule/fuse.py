@@ -18,7 +18,7 @@ from tensorlogic.schedule.emit import (
     matmul_step,
     split_step,
 )
-from tensorlogic.schedule.lower import Lowering, Materialise
+from tensorlogic.schedule.lower import SHAPE_ONLY, Lowering, Materialise
 from tensorlogic.schedule.partial import two_stage_steps
 from tensorlogic.schedule.rules import RULES, is_long
 from tensorlogic.schedule.scan import scan_step
@@ -38,9 +38,8 @@ CHEAP_OPS = 3
 _OWN_KERNEL = ("concat", "attention", "update", "scan")
 _STORED_AS = ("concat", "attention", "scan")
 """Kernels of their own that can store into a reshaped result."""
-_SHAPE_ONLY = ("reshape", "permute", "expand", "slice")
-_VIEWS = (*_SHAPE_ONLY, "cast")
-_COSTLY = ("reduce", "matmul", "take")
+_VIEWS = (*SHAPE_ONLY, "cast")
+_COSTLY = ("reduce", "matmul", "take", "random")
 _MANY = 1000
 
 
@@ -127,7 +126,7 @@ class Scheduler:
     def _store_operands(self, n: Node) -> None:
         """What a product reads many times is computed once, not for each time."""
         for x in n.args:
-            while x.op is not None and x.op.kind in _SHAPE_ONLY:
+            while x.op is not None and x.op.kind in SHAPE_ONLY:
                 x = x.args[0]
             if x.op is not None and not (x.op is ops.CAST and x.args[0].is_leaf):
                 self._stored.add(id(x))

@@ -27,6 +27,10 @@ from tensorlogic.schedule.affine import (
 from tensorlogic.storage import contiguous_strides
 
 _IR_TYPE = {"float": "f32", "int": "i32", "bool": "bool"}
+SHAPE_ONLY = ("reshape", "permute", "expand", "slice", "window")
+"""Ops that change indices only."""
+MAX_TAPS = 8
+"""Taps of a window that are unrolled at most."""
 _POINTWISE = ("elementwise", "cast")
 _LOADABLE = ("f16", "bf16", "f32", "i32", "bool")
 
@@ -120,6 +124,7 @@ class Lowering:
         self._keep: list[Any] = []
         self._refs: dict[tuple[int, str], BufferRef] = {}
         self._fold_variables: set[LoopVar] = set()
+        self.taps: set[LoopVar] = set()
         self._checked: set[int] = set()
         self.pending_checks: list[CheckRecord] = []
         self._count = 0
@@ -158,6 +163,13 @@ class Lowering:
             variables += vs
             indices.append(index)
         return variables, indices
+
+    def unroll(self, taps: Affine) -> None:
+        """A fold over the few taps of a window is text, and lanes run along another axis."""
+        for v in taps.variables & self._fold_variables:
+            if v.extent <= MAX_TAPS:
+                v.static = True
+                self.taps.add(v)
 
     # ---- values ----
 
@@ -343,7 +355,7 @@ class Lowering:
         while x.op is not None and not self.stored(x):
             (*_, inner) = x.args
             widens = x.op is ops.CAST and inner.dtype.itemsize <= x.dtype.itemsize
-            if x.op.kind not in ("reshape", "permute", "expand", "slice") and not widens:
+            if x.op.kind not in SHAPE_ONLY and not widens:
                 return x
             x = inner
         return None

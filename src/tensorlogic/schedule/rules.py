@@ -8,10 +8,12 @@ from __future__ import annotations
 from tensorlogic import ops
 from tensorlogic.dtypes import FLOAT16_MAX
 from tensorlogic.graph import Node
-from tensorlogic.kernels.ir import Expr, cast, const, select, unary
+from tensorlogic.kernels.ir import Expr, cast, const, fma, select, unary
 from tensorlogic.kernels.spec import ACC
-from tensorlogic.schedule.affine import ZERO, Affine, LoopVar, dot, reshape_index
+from tensorlogic.philox import philox
+from tensorlogic.schedule.affine import ZERO, Affine, LoopVar, dense, dot, reshape_index
 from tensorlogic.schedule.lower import (
+    SHAPE_ONLY,
     Lowering,
     Materialise,
     Product,
@@ -111,6 +113,13 @@ def _slice(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> E
     return low.value(node.args[0], inner, where)
 
 
+def _window(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    axis, stride, dilation = node.attrs
+    low.unroll(at[axis + 1])
+    spot = at[axis] * stride + at[axis + 1] * dilation
+    return low.value(node.args[0], [*at[:axis], spot, *at[axis + 2 :]], where)
+
+
 def _pad(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
     x, fill = node.args
     inside: Expr | None = where
@@ -168,6 +177,15 @@ def _update(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
     return select(inside, low.value(new, inner, guard), low.value(x, at, where))
 
 
+def _random(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    """The counter is the flat index and the stream, the key is the seed."""
+    word, digits = node.attrs
+    *words, scale, shift = (low.value(a, []) for a in node.args)
+    flat = cast(affine_value(dot(at, contiguous_strides(node.shape))), "i32")
+    bits = philox([flat, const(0, "i32"), *words[2:]], words[:2])[word]
+    return fma(cast(bits >> (32 - digits), "f32"), scale, shift)
+
+
 def _reduce(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
     assert node.op is not None
     assert node.op.fold is not None
@@ -217,11 +235,13 @@ def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
             return (left * low.value(b, operand(b, k, at[-1])),)
 
         return low.fold(node, at, fold, "f32", variables, element)
-    plain = [i.key() for i in at] == [i.key() for i in low.identity]
+    loops, wanted = dense(at), dense(low.identity)
+    plain = loops is not None and loops == wanted
     busy = low.product is not None or low.row_variables is not None
     if not plain or busy or not low.folds_allowed:
         raise Materialise(node)
-    low.row_variables = {v for i in low.identity for v in i.variables}
+    low.identity = at  # the same loops, though axes may be split otherwise
+    low.row_variables = {v for i in at for v in i.variables}
     _, k = low.axis(node, len(node.shape), a.shape[-1])
     loads = []
     for x, pair in ((a, (at[-2], k)), (b, (k, at[-1]))):
@@ -237,7 +257,7 @@ def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
 
 def _sources(x: Node) -> list[Node]:
     """The leaf under a chain of views and casts, if there is one."""
-    while x.op is not None and x.op.kind in ("reshape", "permute", "expand", "slice", "cast"):
+    while x.op is not None and x.op.kind in (*SHAPE_ONLY, "cast"):
         x = x.args[0]
     return [x]
 
@@ -250,9 +270,11 @@ RULES: dict[str, Rule] = {
     "permute": _permute,
     "expand": _expand,
     "slice": _slice,
+    "window": _window,
     "pad": _pad,
     "take": _take,
     "reduce": _reduce,
     "matmul": _matmul,
     "update": _update,
+    "random": _random,
 }
