@@ -7,7 +7,17 @@ in the dtype of the input. A function whose first argument is a tensor is also a
 from __future__ import annotations
 
 from tensorlogic import runtime
-from tensorlogic.functions import norms, pointwise, products, reductions, shapes
+from tensorlogic.functions import (
+    arrange,
+    einsum,
+    lookups,
+    norms,
+    pointwise,
+    products,
+    reductions,
+    rotary,
+    shapes,
+)
 from tensorlogic.functions.pointwise import add_elementwise
 from tensorlogic.functions.registry import FUNCTIONS, METHODS, function
 from tensorlogic.tensor import Tensor

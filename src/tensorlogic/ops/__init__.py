@@ -10,18 +10,21 @@ from tensorlogic.ops.arithmetic import maximum, minimum, where
 from tensorlogic.ops.pointwise import erf_reference, gelu_erf, gelu_tanh, silu
 from tensorlogic.ops.reductions import argmax, reduce_max, reduce_min, reduce_sum
 from tensorlogic.ops.structural import (
+    ARGSORT,
     ATTENTION,
     CALL,
     CAST,
     CONCAT,
     CONVERT,
     EXPAND,
+    GATHER,
     MATMUL,
     NARROW,
     PAD,
     PARTIAL,
     PERMUTE,
     RESHAPE,
+    SCATTER,
     SLICE,
     TAKE,
     UPDATE,
@@ -29,12 +32,14 @@ from tensorlogic.ops.structural import (
 from tensorlogic.ops.table import OPS, Fold, Op, register
 
 __all__ = [
+    "ARGSORT",
     "ATTENTION",
     "CALL",
     "CAST",
     "CONCAT",
     "CONVERT",
     "EXPAND",
+    "GATHER",
     "MATMUL",
     "NARROW",
     "OPS",
@@ -42,6 +47,7 @@ __all__ = [
     "PARTIAL",
     "PERMUTE",
     "RESHAPE",
+    "SCATTER",
     "SLICE",
     "TAKE",
     "UPDATE",

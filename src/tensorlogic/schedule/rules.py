@@ -107,7 +107,12 @@ def _expand(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
 
 
 def _slice(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
-    inner = [i * step + start for i, (start, step) in zip(at, node.attrs, strict=True)]
+    inner = []
+    for start, steps in node.attrs:
+        own = Affine(start)
+        for axis, step in steps:
+            own = own + at[axis] * step
+        inner.append(own)
     return low.value(node.args[0], inner, where)
 
 
@@ -133,17 +138,31 @@ def _pad(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Exp
 
 
 def _take(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
-    """The index is clamped, so that nothing outside is read; a wrong one is counted."""
     x, indices = node.args
     (axis,) = node.attrs
     rank = len(indices.shape)
-    given = low.value(indices, at[axis : axis + rank], where)
-    size = cast(affine_value(Affine(x.shape[axis])), "i32")
+    spot, _ = checked_index(low, node, at[axis : axis + rank], where)
+    return low.value(x, [*at[:axis], spot, *at[axis + rank :]], where)
+
+
+def _gather(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    (axis,) = node.attrs
+    spot, _ = checked_index(low, node, at, where)
+    return low.value(node.args[0], [*at[:axis], spot, *at[axis + 1 :]], where)
+
+
+def checked_index(
+    low: Lowering, node: Node, at: list[Affine], where: Expr | None
+) -> tuple[Affine, Expr]:
+    """An index of `node` into its first axis attribute, and whether it is right: it is clamped, so
+    that nothing outside is read, and a wrong one is counted."""
+    x, indices, *_ = node.args
+    given = low.value(indices, at, where)
+    size = cast(affine_value(Affine(x.shape[node.attrs[0]])), "i32")
     wrapped = select(given < 0, given + size, given)
     ok = (wrapped >= 0) & (wrapped < size)
     low.check("index", node, ok if where is None else ok | unary("not", where))
-    spot = Affine.of(cast(select(ok, wrapped, 0), "i64"))
-    return low.value(x, [*at[:axis], spot, *at[axis + rank :]], where)
+    return Affine.of(cast(select(ok, wrapped, 0), "i64")), ok
 
 
 def position(low: Lowering, node: Node) -> Expr:
@@ -252,6 +271,7 @@ RULES: dict[str, Rule] = {
     "slice": _slice,
     "pad": _pad,
     "take": _take,
+    "gather": _gather,
     "reduce": _reduce,
     "matmul": _matmul,
     "update": _update,
