@@ -78,7 +78,8 @@ def _take(node: Node, x: Array, indices: Array) -> Array:
 def _gather(node: Node, x: Array, indices: Array) -> Array:
     (axis,) = node.attrs
     gate.check_index(indices, x.shape[axis], node.site, "gather")
-    return np.take_along_axis(x, indices.astype(np.int64), axis)
+    result: Array = np.take_along_axis(x, indices.astype(np.int64), axis)
+    return result
 
 
 def _scatter(node: Node, x: Array, indices: Array, values: Array) -> Array:
@@ -95,10 +96,8 @@ def _scatter(node: Node, x: Array, indices: Array, values: Array) -> Array:
 def _argsort(node: Node, x: Array) -> Array:
     """NaN counts as the largest value; equal values stay in order in both directions."""
     (descending,) = node.attrs
-    if descending:
-        flipped = np.argsort(x[..., ::-1], axis=-1, kind="stable")
-        return x.shape[-1] - 1 - flipped[..., ::-1]
-    return np.argsort(x, axis=-1, kind="stable")
+    order: Array = np.argsort(x[..., ::-1] if descending else x, axis=-1, kind="stable")
+    return x.shape[-1] - 1 - order[..., ::-1] if descending else order
 
 
 def _attention(node: Node, q: Array, k: Array, v: Array, scale: Array, *more: Array) -> Array:

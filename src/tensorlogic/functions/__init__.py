@@ -26,10 +26,14 @@ __all__ = [
     "FUNCTIONS",
     "METHODS",
     "add_elementwise",
+    "arrange",
+    "einsum",
+    "lookups",
     "norms",
     "pointwise",
     "products",
     "reductions",
+    "rotary",
     "shapes",
 ]
 

@@ -24,8 +24,8 @@ def einsum(pattern: str, *tensors: Tensor) -> Tensor:
     """Products of tensors, summed over the labels that the result does not have.
 
     pattern: labels of each tensor, "->" and those of the result, as in "bij,bjk->bik". A label that
-    one tensor repeats is its diagonal; `...` stands for axes that broadcast; without "->" the result
-    has the labels that occur once, in alphabetical order, after `...`. Several tensors are
+    one tensor repeats is its diagonal; `...` stands for axes that broadcast; without "->" the
+    result has the labels that occur once, in alphabetical order, after `...`. Several tensors are
     contracted by two and two, at each step those whose product grows least; sums and what lies
     between are float32. Raises ShapeError naming a label whose sizes differ, ValueError for a
     pattern that cannot be read.

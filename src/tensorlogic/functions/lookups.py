@@ -60,9 +60,9 @@ def scatter(x: Tensor, indices: Any, values: Any, axis: int, reduce: str | None 
     """x with `values` put where int32 indices say: the reverse of `gather`.
 
     result[..., indices[..., i, ...], ...] = values[..., i, ...]. `indices` has the sizes of x but
-    along `axis`, or 1 there, and `values` broadcasts to it. Of equal indices the last one wins; with
-    reduce="add" values are added to x one after another in the order of i, in float32. So results
-    are the same bits on every device. Negative indices count from the end; one outside the axis
+    along `axis`, or 1 there, and `values` broadcasts to it. Of equal indices the last one wins;
+    with reduce="add" values are added to x one after another in the order of i, in float32: the
+    same bits on every device. Negative indices count from the end; one outside the axis
     raises IndexRangeError when the result is computed.
 
     >>> import tensorlogic as tl

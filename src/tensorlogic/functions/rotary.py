@@ -8,7 +8,7 @@ import numpy as np
 
 from tensorlogic import record
 from tensorlogic.creation import arange, tensor
-from tensorlogic.dtypes import float32, int32
+from tensorlogic.dtypes import float32
 from tensorlogic.errors import DTypeError, ShapeError
 from tensorlogic.functions.registry import floats, method
 from tensorlogic.graph import broadcast, shape_text
@@ -35,7 +35,7 @@ def rope(x: Tensor, positions: Any = 0, base: float = 10000.0, layout: str = "ha
         raise ValueError(f'rope: layout is "halves" or "pairs", not {layout!r}')
     if len(node.shape) < 2 or node.shape[-1] % 2:
         raise ShapeError(f"rope takes [..., T, D] with D even, not {shape_text(node.shape)}")
-    *lead, width = node.shape
+    lead, width = node.shape[:-1], node.shape[-1]
     half = width // 2
     place = as_node(positions)
     if place.dtype.kind != "int":
@@ -43,16 +43,15 @@ def rope(x: Tensor, positions: Any = 0, base: float = 10000.0, layout: str = "ha
     place = record.integer_index("rope", place)
     if not place.shape:
         place = record.elementwise(OPS["add"], arange(lead[-1])._node, place)
-    if broadcast("rope", place.shape, tuple(lead)) != tuple(lead):
+    if broadcast("rope", place.shape, lead) != lead:
         raise ShapeError(
-            f"rope: positions {shape_text(place.shape)} do not broadcast to {shape_text(tuple(lead))}"
+            f"rope: positions {shape_text(place.shape)} do not broadcast to {shape_text(lead)}"
         )
     # The two of a pair stand along an axis of size 2; flipped along it, each meets the other.
     axis = -2 if layout == "halves" else -1
     pair, along = ((2, 1), (1, half)) if layout == "halves" else ((1, 2), (half, 1))
-    wide = record.reshape(
-        record.cast(node, float32), (*lead, *(a * b for a, b in zip(pair, along)))
-    )
+    both = (2, half) if layout == "halves" else (half, 2)
+    wide = record.reshape(record.cast(node, float32), (*lead, *both))
     ranges = [(0, d, 1) for d in wide.shape]
     ranges[axis] = (1, 2, -1)
     other = record.slice_(wide, ranges)
