@@ -27,16 +27,14 @@ def _not_empty(what: str, x: Node, axis: int, indices: Node) -> None:
         raise ShapeError(f"{what} axis {axis} of {shape_text(x.shape)}, which is empty")
 
 
-def _beside(op: str, x: Node, indices: Node, axis: int) -> tuple[Shape, Shape]:
-    """The shapes of x and of its indices, broadcast to each other but along the axis."""
+def _beside(op: str, x: Node, indices: Node, axis: int) -> Shape:
+    """The shape of the result of indices beside x: they broadcast to each other but along axis."""
     if len(x.shape) != len(indices.shape):
         raise ShapeError(
             f"{op}: indices {shape_text(indices.shape)} have as many axes as {shape_text(x.shape)}"
         )
-    shapes = [(*s.shape[:axis], 1, *s.shape[axis + 1 :]) for s in (x, indices)]
-    common = broadcast(op, *shapes)
-    of_x, of_indices = ((*common[:axis], s.shape[axis], *common[axis + 1 :]) for s in (x, indices))
-    return of_x, of_indices
+    common = broadcast(op, *((*s.shape[:axis], 1, *s.shape[axis + 1 :]) for s in (x, indices)))
+    return (*common[:axis], indices.shape[axis], *common[axis + 1 :])
 
 
 def gather(x: Node, indices: Node, axis: int) -> Node:
@@ -44,8 +42,8 @@ def gather(x: Node, indices: Node, axis: int) -> Node:
     axis = normal_axis("gather", axis, len(x.shape))
     indices = integer_index("gather", indices)
     _not_empty("gather from", x, axis, indices)
-    of_x, shape = _beside("gather", x, indices, axis)
-    node = Node(ops.GATHER, (expand(x, of_x), expand(indices, shape)), (axis,), shape, x.dtype)
+    shape = _beside("gather", x, indices, axis)
+    node = Node(ops.GATHER, (x, indices), (axis,), shape, x.dtype)
     node.site = user_site()
     return node
 
@@ -56,8 +54,9 @@ def scatter(x: Node, indices: Node, values: Node, axis: int, add: bool) -> Node:
     axis = normal_axis("scatter", axis, len(x.shape))
     indices = integer_index("scatter", indices)
     _not_empty("scatter into", x, axis, indices)
-    of_x, shape = _beside("scatter", x, indices, axis)
-    if of_x != x.shape or broadcast("scatter", values.shape, shape) != shape:
+    shape = _beside("scatter", x, indices, axis)
+    inside = (*x.shape[:axis], shape[axis], *x.shape[axis + 1 :]) == shape
+    if not inside or broadcast("scatter", values.shape, shape) != shape:
         raise ShapeError(
             f"scatter: indices {shape_text(indices.shape)} and values {shape_text(values.shape)} "
             f"do not fit {shape_text(x.shape)} along axis {axis}"
@@ -71,17 +70,17 @@ def scatter(x: Node, indices: Node, values: Node, axis: int, add: bool) -> Node:
     wide = float32 if add and x.dtype is float16 else x.dtype
     # A copy of its own, so that the kernel has memory to write into.
     copy = Node(ops.CAST, (x,), (wide,), x.shape, wide)
-    args = (copy, expand(indices, shape), expand(cast(values, wide), shape))
+    args = (copy, indices, expand(cast(values, wide), shape))
     node = Node(ops.SCATTER, args, (axis, add), x.shape, wide)
     node.site = user_site()
     return cast(node, x.dtype)
 
 
-def argsort(x: Node, axis: int, descending: bool) -> Node:
+def argsort(op: str, x: Node, axis: int, descending: bool) -> Node:
     """The int32 indices that sort x along an axis; equal values stay in order."""
     if not x.dtype.computes:
-        raise DTypeError(f"argsort: {x.dtype} is a storage dtype; convert first with `.to(...)`")
-    axis = normal_axis("argsort", axis, len(x.shape))
+        raise DTypeError(f"{op}: {x.dtype} is a storage dtype; convert first with `.to(...)`")
+    axis = normal_axis(op, axis, len(x.shape))
     order = [a for a in range(len(x.shape)) if a != axis] + [axis]
     moved = permute(x, order)
     node = Node(ops.ARGSORT, (moved,), (descending,), moved.shape, int32)
@@ -141,17 +140,17 @@ def index(x: Node, key: Any) -> Node:
 
 def _at_tensors(x: Node, gathers: list[tuple[int, Node]]) -> Node:
     """x at tensors that index some of its axes together: the first takes, the others gather."""
-    common = broadcast("index", *(k.shape for _, k in gathers))
-    rank, (first, k) = len(common), gathers[0]
-    out = take(x, expand(k, common), first)
+    rank = max(len(k.shape) for _, k in gathers)
+    broadcast("index", *(k.shape for _, k in gathers))
+    first, k = gathers[0]
+    out = take(x, reshape(k, (*(1,) * (rank - len(k.shape)), *k.shape)), first)
     for done, (axis, k) in enumerate(gathers[1:]):
         at = axis - done - 1 + rank  # one axis has become `rank`, and `done` are gone
-        apart = (1,) * (at - first - rank), (1,) * (len(out.shape) - at - 1)
-        k = reshape(expand(k, common), (*(1,) * first, *common, *apart[0], 1, *apart[1]))
-        picked = gather(out, k, at)
+        lead = first + rank - len(k.shape)
+        shape = (*(1,) * lead, *k.shape, *(1,) * (len(out.shape) - first - rank))
+        picked = gather(out, reshape(k, shape), at)
         out = reshape(picked, picked.shape[:at] + picked.shape[at + 1 :])
-    axes = [axis for axis, _ in gathers]
-    if axes[-1] - first == len(axes) - 1:
+    if gathers[-1][0] - first == len(gathers) - 1:
         return out
-    front = [*range(first, first + rank)]
-    return permute(out, front + [a for a in range(len(out.shape)) if a not in front])
+    front = range(first, first + rank)
+    return permute(out, [*front, *(a for a in range(len(out.shape)) if a not in front)])

@@ -86,7 +86,9 @@ def _scatter(node: Node, x: Array, indices: Array, values: Array) -> Array:
     axis, add = node.attrs
     gate.check_index(indices, x.shape[axis], node.site, "scatter")
     result = x.copy()
-    rows, picked, given = (np.moveaxis(a, axis, 0) for a in (result, indices, values))
+    rows, picked, given = (
+        np.moveaxis(a, axis, 0) for a in (result, np.broadcast_to(indices, values.shape), values)
+    )
     others = np.indices(picked.shape[1:], sparse=True)
     for at, value in zip(picked, given, strict=True):
         rows[(at, *others)] = rows[(at, *others)] + value if add else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from functools import reduce
@@ -47,10 +48,8 @@ def einsum(pattern: str, *tensors: Tensor) -> Tensor:
     work = [_own_axes(o, sizes) for o in operands]
     work = [_summed(o, _others(work, i, out), dtype) for i, o in enumerate(work)]
     while len(work) > 1:
-        i, j = min(
-            ((i, j) for i in range(len(work)) for j in range(i + 1, len(work))),
-            key=lambda pair: _growth(work, pair, out, sizes),
-        )
+        pairs = itertools.combinations(range(len(work)), 2)
+        i, j = min(pairs, key=lambda pair: _cost(work, pair, out, sizes))
         kept = _others(work, i, out, j)
         product = _contract(work[i], work[j], kept, dtype)
         work = [o for k, o in enumerate(work) if k not in (i, j)] + [product]
@@ -147,17 +146,21 @@ def _summed(operand: Operand, kept: set[str], dtype: DType) -> Operand:
     return node, [label for label in labels if label in kept]
 
 
-def _growth(
+def _cost(
     work: Sequence[Operand], pair: tuple[int, int], out: Iterable[str], sizes: dict[str, int]
-) -> int:
-    """How many elements the product of a pair has more than its factors."""
+) -> tuple[int, int]:
+    """By how much a product is larger than its factors, then how many multiplications it takes."""
     i, j = pair
-    kept = _others(work, i, out, j) & {*work[i][1], *work[j][1]}
-    return math.prod(sizes[label] for label in kept) - work[i][0].size - work[j][0].size
+    every = {*work[i][1], *work[j][1]}
+    size = math.prod(sizes[label] for label in _others(work, i, out, j) & every)
+    grown = size - work[i][0].size - work[j][0].size
+    return grown, math.prod(sizes[label] for label in every)
 
 
 def _contract(left: Operand, right: Operand, kept: set[str], dtype: DType) -> Operand:
     """The product of two tensors, summed over the labels that both have and nothing else needs."""
+    if set(right[1]) <= set(left[1]):
+        left, right = right, left  # a vector stands left: a product of one row is a fold
     (a, la), (b, lb) = left, right
     batch = [x for x in la if x in lb and x in kept]
     inner = [x for x in la if x in lb and x not in kept]

@@ -89,7 +89,7 @@ def argsort(x: Tensor, axis: int = -1, descending: bool = False) -> Tensor:
     >>> tl.argsort(tl.tensor([3.0, 1.0, 2.0])).tolist()
     [1, 2, 0]
     """
-    return wrap(indexing.argsort(node_of("argsort", x), axis, descending))
+    return wrap(indexing.argsort("argsort", node_of("argsort", x), axis, descending))
 
 
 @method
@@ -101,7 +101,7 @@ def sort(x: Tensor, axis: int = -1, descending: bool = False) -> Tensor:
     [3.0, 2.0, 1.0]
     """
     node = node_of("sort", x)
-    return wrap(indexing.gather(node, indexing.argsort(node, axis, descending), axis))
+    return wrap(indexing.gather(node, indexing.argsort("sort", node, axis, descending), axis))
 
 
 @method
@@ -119,7 +119,7 @@ def topk(x: Tensor, k: int, axis: int = -1) -> tuple[Tensor, Tensor]:
     if not 0 <= k <= node.shape[at]:
         raise ShapeError(f"topk: {k} of axis {axis} of {list(node.shape)}")
     ranges = [(0, k if i == at else d, 1) for i, d in enumerate(node.shape)]
-    picked = record.slice_(indexing.argsort(node, at, True), ranges)
+    picked = record.slice_(indexing.argsort("topk", node, at, True), ranges)
     return wrap(indexing.gather(node, picked, at)), wrap(picked)
 
 

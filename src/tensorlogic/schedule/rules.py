@@ -36,15 +36,19 @@ def is_long(node: Node) -> bool:
     return 0 < node.size <= FEW and node.args[0].size // node.size >= LONG
 
 
+def broadcast_index(x: Node, at: list[Affine]) -> list[Affine]:
+    """The indices into x, which broadcasts to a shape of which `at` are the indices."""
+    own = at[len(at) - len(x.shape) :]
+    return [ZERO if n == 1 else i for n, i in zip(x.shape, own, strict=True)]
+
+
 def _elementwise(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
     assert node.op is not None
     assert node.op.expr is not None
     (meet,) = node.attrs
     args = []
     for i, a in enumerate(node.args):
-        own = at[len(at) - len(a.shape) :]
-        own = [ZERO if n == 1 else ix for n, ix in zip(a.shape, own, strict=True)]
-        value = low.value(a, own, where)
+        value = low.value(a, broadcast_index(a, at), where)
         condition = node.op is ops.where and i == 0
         args.append(value if condition else cast(value, ir_type(meet)))
     return node.op.expr(*args)
@@ -100,10 +104,7 @@ def _permute(low: Lowering, node: Node, at: list[Affine], where: Expr | None) ->
 
 def _expand(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
     (x,) = node.args
-    inner = [
-        ZERO if n == 1 else i for n, i in zip(x.shape, at[len(at) - len(x.shape) :], strict=True)
-    ]
-    return low.value(x, inner, where)
+    return low.value(x, broadcast_index(x, at), where)
 
 
 def _slice(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
@@ -146,9 +147,10 @@ def _take(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Ex
 
 
 def _gather(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    x, indices = node.args
     (axis,) = node.attrs
-    spot, _ = checked_index(low, node, at, where)
-    return low.value(node.args[0], [*at[:axis], spot, *at[axis + 1 :]], where)
+    spot, _ = checked_index(low, node, broadcast_index(indices, at), where)
+    return low.value(x, broadcast_index(x, [*at[:axis], spot, *at[axis + 1 :]]), where)
 
 
 def checked_index(

@@ -14,7 +14,7 @@ from tensorlogic.kernels.ir import Loop, Stmt, Store
 from tensorlogic.schedule.affine import LoopVar, dot
 from tensorlogic.schedule.emit import ZERO64, Emitter, Step
 from tensorlogic.schedule.lower import BufferRef, Lowering
-from tensorlogic.schedule.rules import checked_index
+from tensorlogic.schedule.rules import broadcast_index, checked_index
 from tensorlogic.storage import contiguous_strides
 
 
@@ -25,11 +25,11 @@ def scatter_step(node: Node, low: Lowering) -> tuple[list[Step], list[Node]]:
     low.folds_allowed = False
     parts: list[list[LoopVar]] = []
     low.identity = at = []
-    for i, n in enumerate(indices.shape):
+    for i, n in enumerate(values.shape):
         variables, own = low.axis(node, i, n)
         parts.append(variables)
         at.append(own)
-    spot, ok = checked_index(low, node, at, None)
+    spot, ok = checked_index(low, node, broadcast_index(indices, at), None)
     value = low.value(values, at)
     emitter = Emitter()
     row = ir.index("r")
@@ -50,6 +50,6 @@ def scatter_step(node: Node, low: Lowering) -> tuple[list[Step], list[Node]]:
     body = emitter.loops([*turns, *lanes], bool(lanes), final, "")
     rows = math.prod(node.shape[:axis])
     loop = Loop(row, ZERO64, emitter.number(rows), "parallel", tuple(body))
-    step = emitter.step([loop], rows, indices.size // rows)
+    step = emitter.step([loop], rows, values.size // rows)
     step.in_place = copy
     return [step], [*low.dependencies.values(), copy]
