@@ -8,7 +8,16 @@ from tensorlogic import ops
 from tensorlogic.dtypes import float16, float32, int32
 from tensorlogic.errors import DTypeError, IndexRangeError, ShapeError
 from tensorlogic.graph import Node, Shape, broadcast, shape_text, user_site
-from tensorlogic.record import cast, expand, integer_index, normal_axis, permute, reshape, slice_
+from tensorlogic.record import (
+    cast,
+    common_dtype,
+    expand,
+    integer_index,
+    normal_axis,
+    permute,
+    reshape,
+    slice_,
+)
 
 
 def take(x: Node, indices: Node, axis: int) -> Node:
@@ -61,7 +70,7 @@ def scatter(x: Node, indices: Node, values: Node, axis: int, add: bool) -> Node:
             f"scatter: indices {shape_text(indices.shape)} and values {shape_text(values.shape)} "
             f"do not fit {shape_text(x.shape)} along axis {axis}"
         )
-    if values.dtype is not x.dtype and not values.weak:
+    if common_dtype(ops.SCATTER, x, values) is not x.dtype:
         raise DTypeError(f"scatter: the tensor is {x.dtype}, the values are {values.dtype}")
     if add and x.dtype.kind not in ("float", "int"):
         raise DTypeError(f"scatter: {x.dtype} values are not added")

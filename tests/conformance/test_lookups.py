@@ -258,6 +258,11 @@ def test_errors_when_recorded() -> None:
             "scatter: the tensor is float16, the values are float32",
         ),
         (
+            lambda: i.scatter(i, 0.5, 1),
+            tl.DTypeError,
+            "scatter: int32 and a float number do not mix; convert with `.to(tl.float16)`",
+        ),
+        (
             lambda: (x > 1).scatter(i, x[:, :1] > 1, 1, "add"),
             tl.DTypeError,
             "scatter: bool values are not added",
