@@ -245,15 +245,26 @@ def slice_(x: Node, ranges: Sequence[tuple[int, int, int]]) -> Node:
     shape = tuple(n for _, n, _ in ranges)
     if shape == x.shape and all(a == 0 and s == 1 for a, _, s in ranges):
         return x
+    return walk(x, shape, [(a, ((i, s),)) for i, (a, _, s) in enumerate(ranges)])
+
+
+Steps = tuple[tuple[int, int], ...]
+"""By how much an index grows with which axes of a result: (axis, step)."""
+
+
+def walk(x: Node, shape: Shape, indices: Sequence[tuple[int, Steps]]) -> Node:
+    """The elements of x at affine indices: for each axis of x a start, and by how much its index
+    grows with which axes of the result."""
     if _is_view(x):
         assert x.data is not None
         assert x.data.strides is not None
-        offset = x.data.offset
-        if x.size and 0 not in shape:
-            offset += sum(a * t for (a, _, _), t in zip(ranges, x.data.strides, strict=True))
-        strides = tuple(s * t for (_, _, s), t in zip(ranges, x.data.strides, strict=True))
-        return _view(x, shape, strides, offset)
-    return Node(ops.SLICE, (x,), tuple((a, s) for a, _, s in ranges), shape, x.dtype)
+        offset, strides = x.data.offset, [0] * len(shape)
+        for (start, steps), stride in zip(indices, x.data.strides, strict=True):
+            offset += start * stride if 0 not in shape else 0
+            for axis, step in steps:
+                strides[axis] += step * stride
+        return _view(x, shape, tuple(strides), offset)
+    return Node(ops.SLICE, (x,), tuple(indices), shape, x.dtype)
 
 
 def window(x: Node, axis: int, size: int, stride: int = 1, dilation: int = 1) -> Node:
@@ -266,13 +277,11 @@ def window(x: Node, axis: int, size: int, stride: int = 1, dilation: int = 1) ->
         )
     there = ((x.shape[axis] - span) // stride + 1, size)
     shape = (*x.shape[:axis], *there, *x.shape[axis + 1 :])
-    if _is_view(x):
-        assert x.data is not None
-        assert x.data.strides is not None
-        own = x.data.strides
-        strides = (*own[:axis], own[axis] * stride, own[axis] * dilation, *own[axis + 1 :])
-        return _view(x, shape, strides, x.data.offset)
-    return Node(ops.WINDOW, (x,), (axis, stride, dilation), shape, x.dtype)
+    indices: list[tuple[int, Steps]] = [
+        (0, ((i if i < axis else i + 1, 1),)) for i in range(len(x.shape))
+    ]
+    indices[axis] = (0, ((axis, stride), (axis + 1, dilation)))
+    return walk(x, shape, indices)
 
 
 def pad(x: Node, widths: Sequence[tuple[int, int]], value: Node) -> Node:
@@ -312,22 +321,11 @@ def concat(parts: Sequence[Node], axis: int) -> Node:
     return Node(ops.CONCAT, args, (axis,), shape, dtype)
 
 
-def _integer_index(op: str, i: Node) -> Node:
+def integer_index(op: str, i: Node) -> Node:
+    """int32 indices, from those of a storage dtype too."""
     if i.dtype.kind != "int":
         raise DTypeError(f"{op}: indices are int32, not {i.dtype}")
     return i if i.dtype is int32 else convert(i, int32, "raise")
-
-
-def take(x: Node, indices: Node, axis: int, wraps: bool = True) -> Node:
-    """Entries of x along axis; negative indices count from the end, unless `wraps` is false."""
-    axis = normal_axis("take", axis, len(x.shape))
-    indices = _integer_index("take", indices)
-    if x.shape[axis] == 0 and indices.size:
-        raise ShapeError(f"take from axis {axis} of {shape_text(x.shape)}, which is empty")
-    shape = x.shape[:axis] + indices.shape + x.shape[axis + 1 :]
-    node = Node(ops.TAKE, (x, indices), (axis, wraps), shape, x.dtype)
-    node.site = user_site()
-    return node
 
 
 def _one_batch_stride(x: Node, batch: Shape) -> Node:
@@ -400,7 +398,7 @@ def attention(
     if length is not None:
         if length.shape != () or length.dtype.kind != "int":
             raise ShapeError("scaled_dot_product_attention: length is one int32")
-        args.append(_integer_index("length", length))
+        args.append(integer_index("length", length))
     if mask is not None:
         if mask.dtype.kind not in ("bool", "float") or not mask.dtype.computes:
             raise DTypeError(f"a mask is bool (kept where true) or float (added), not {mask.dtype}")
@@ -425,64 +423,9 @@ def update(x: Node, at: Node, new: Node, axis: int) -> Node:
         raise DTypeError(f"update: the tensor is {x.dtype}, the new values are {new.dtype}")
     if at.shape != () or at.dtype.kind != "int":
         raise DTypeError("update: the position is one int32")
-    node = Node(ops.UPDATE, (x, _integer_index("update", at), new), (axis,), x.shape, x.dtype)
+    node = Node(ops.UPDATE, (x, integer_index("update", at), new), (axis,), x.shape, x.dtype)
     node.site = user_site()
     return node
-
-
-def index(x: Node, key: Any) -> Node:
-    """x[key] with ints, slices, `...`, None and one int32 tensor for each of some axes.
-
-    Raises IndexRangeError for an int outside its axis and TypeError for other keys.
-    """
-    from tensorlogic.errors import IndexRangeError
-
-    items = list(key) if isinstance(key, tuple) else [key]
-    used = sum(1 for k in items if k is not None and k is not Ellipsis)
-    if sum(1 for k in items if k is Ellipsis) > 1:
-        raise IndexRangeError("an index holds `...` at most once")
-    if used > len(x.shape):
-        raise IndexRangeError(f"{used} indices for a tensor of {len(x.shape)} dims")
-    if Ellipsis not in [k for k in items if not isinstance(k, Node)]:
-        items.append(Ellipsis)
-    spot = next(i for i, k in enumerate(items) if k is Ellipsis)
-    items[spot : spot + 1] = [slice(None)] * (len(x.shape) - used)
-    ranges: list[tuple[int, int, int]] = []
-    shape: list[int] = []
-    gathers: list[tuple[int, Node]] = []
-    axis = 0
-    for k in items:
-        if k is None:
-            shape.append(1)
-            continue
-        size = x.shape[axis]
-        axis += 1
-        if isinstance(k, slice):
-            start, stop, step = k.indices(size)
-            count = len(range(start, stop, step))
-            ranges.append((start, count, step))
-            shape.append(count)
-        elif isinstance(k, Node):
-            ranges.append((0, size, 1))
-            gathers.append((len(shape), k))
-            shape.append(size)
-        elif isinstance(k, int) and not isinstance(k, bool):
-            if not -size <= k < size:
-                raise IndexRangeError(
-                    f"index {k} is outside axis {axis - 1} of {shape_text(x.shape)}"
-                )
-            ranges.append((k % size, 1, 1))
-        else:
-            raise TypeError(
-                f"a tensor is indexed with ints, slices, ..., None and int32 tensors, "
-                f"not {type(k).__name__}"
-            )
-    out = reshape(slice_(x, ranges), tuple(shape))
-    if len(gathers) > 1:
-        raise TypeError("one tensor index at a time; index in steps for more")
-    for at, k in gathers:
-        out = take(out, k, at)
-    return out
 
 
 def consumed(name: str) -> ConsumedError:

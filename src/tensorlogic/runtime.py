@@ -17,7 +17,7 @@ from tensorlogic.errors import TraceError
 from tensorlogic.explain import STAGES, explain
 from tensorlogic.graph import Node, inline_calls, topological, user_site
 
-_VIEWS = ("reshape", "permute", "expand", "slice", "window")
+_VIEWS = ("reshape", "permute", "expand", "slice")
 
 
 def evaluate(nodes: Sequence[Node]) -> None:

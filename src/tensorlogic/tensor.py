@@ -8,7 +8,7 @@ from typing import Any, TypeVar, TypeVarTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from tensorlogic import gate, record, runtime
+from tensorlogic import gate, indexing, record, runtime
 from tensorlogic.devices.base import resolve
 from tensorlogic.devices.reference import array_data
 from tensorlogic.dtypes import DType, as_dtype, bool_, float16, float32, int32
@@ -288,7 +288,7 @@ class Tensor(TypedTensor[DT, *Dims]):
         return wrap(record.permute(self._node, axes))
 
     def __getitem__(self, key: Any) -> Tensor[DT, *tuple[Any, ...]]:
-        return wrap(record.index(self._node, _index_nodes(key)))
+        return wrap(indexing.index(self._node, _index_nodes(key)))
 
     def __setitem__(self, key: Any, value: Any) -> None:
         raise TypeError(

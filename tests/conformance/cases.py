@@ -20,7 +20,8 @@ Shapes = tuple[tuple[int, ...] | None, ...]
 @dataclass(frozen=True)
 class Case:
     """A call and its oracle. `shapes` of the tensor inputs; `ints` are (input, bound) of those that
-    are indices; `scale` is the size of the sums behind the result, `ulps` its error in float32."""
+    are indices; `scale` is the size of the sums behind the result, `ulps` its error in float32;
+    `out` is the dtype of the results, "same" as that of the inputs, one for all or one for each."""
 
     function: str
     call: Callable[..., Any]
@@ -170,6 +171,40 @@ def _resized(shape: tuple[int, ...], sizes: Any, mode: str, *more: Any) -> Case:
         (shape,),
         scale=lambda x: 4 * max(sizes),
     )
+
+
+def scatter(x: Array, i: Array, v: Array, axis: int, add: bool = False) -> Array:
+    """One value after another, as the formula says."""
+    out = x.copy()
+    v = np.broadcast_to(v, i.shape)
+    for at in np.ndindex(*i.shape):
+        to = (*at[:axis], i[at], *at[axis + 1 :])
+        out[to] = out[to] + v[at] if add else v[at]
+    return out
+
+
+def sorted_order(x: Array, axis: int = -1, descending: bool = False) -> Array:
+    """For values without NaN, floats or ints."""
+    return np.argsort(-x if descending else x, axis=axis, kind="stable")
+
+
+def topk(x: Array, k: int, axis: int) -> tuple[Array, Array]:
+    order = np.take(sorted_order(x, axis, True), np.arange(k), axis)
+    return np.take_along_axis(x, order, axis), order
+
+
+def rope(x: Array, positions: Array, base: float = 10000.0, layout: str = "halves") -> Array:
+    width = x.shape[-1]
+    angle = positions[..., None] * base ** (-2 * np.arange(width // 2) / width)
+    a, b = np.split(x, 2, -1) if layout == "halves" else (x[..., ::2], x[..., 1::2])
+    turned = (a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle))
+    stacked = np.stack(turned, -2 if layout == "halves" else -1)
+    return np.asarray(stacked.reshape(x.shape))
+
+
+def _rope_scale(x: Array, positions: Array) -> Any:
+    """Angles are float32: their error grows with the position."""
+    return (1 + np.abs(positions).max()) * np.abs(x).max()
 
 
 SDPA = tl.scaled_dot_product_attention
@@ -539,5 +574,177 @@ CASES: list[Case] = [
         ((2, 5, 3), (2, 2)),
         ANY,
         ints=((1, 5),),
+    ),
+    Case("flatten", lambda x: tl.flatten(x), np.ravel, ((2, 3, 4),), ANY),
+    Case("flatten", lambda x: x.T.flatten(1), lambda x: x.T.reshape(4, -1), ((2, 4),), ANY),
+    Case("flatten", lambda x: x.flatten(), np.ravel, ((),), ANY),
+    Case(
+        "broadcast_to",
+        lambda x: x.broadcast_to((2, 3, 4)),
+        lambda x: np.broadcast_to(x, (2, 3, 4)),
+        ((3, 1),),
+        ANY,
+    ),
+    Case("flip", lambda x: tl.flip(x), np.flip, ((2, 3),), ANY),
+    Case("flip", lambda x: (x | x).flip([0, -1]), lambda x: np.flip(x, (0, 2)), ((2, 3, 4),), B),
+    Case("flip", lambda x: x.flip(1), lambda x: np.flip(x, 1), ((2, 0),), ANY),
+    Case("roll", lambda x: tl.roll(x, -1, 1), lambda x: np.roll(x, -1, 1), ((2, 5),), ANY),
+    Case(
+        "roll",
+        lambda x: x.roll([7, 1], [0, -1]),
+        lambda x: np.roll(x, (7, 1), (0, -1)),
+        ((3, 2, 4),),
+        ANY,
+    ),
+    Case("roll", lambda x: x.roll(1, 0), lambda x: x, ((0, 2),), ANY),
+    Case("repeat", lambda x: tl.repeat(x, 3, 1), lambda x: np.repeat(x, 3, 1), ((2, 3, 2),), ANY),
+    Case("repeat", lambda x: x.repeat(0, -1), lambda x: np.repeat(x, 0, -1), ((2, 3),), ANY),
+    Case("tile", lambda x: tl.tile(x, [2, 3]), lambda x: np.tile(x, (2, 3)), ((2, 3),), ANY),
+    Case("tile", lambda x: x.tile([2, 1, 2]), lambda x: np.tile(x, (2, 1, 2)), ((3,),), ANY),
+    Case("tile", lambda x: x.tile(2), lambda x: np.tile(x, 2), ((3, 1, 2),), ANY),
+    Case("tril", lambda x: tl.tril(x), np.tril, ((2, 4, 5),), ANY),
+    Case("tril", lambda x: x.tril(-2), lambda x: np.tril(x, -2), ((4, 3),), ANY),
+    Case("triu", lambda x: tl.triu(x, 1), lambda x: np.triu(x, 1), ((2, 4, 5),), ANY),
+    Case("triu", lambda x: x.triu(-1), lambda x: np.triu(x, -1), ((4, 3),), ANY),
+    Case("diagonal", lambda x: tl.diagonal(x), np.diagonal, ((4, 5),), ANY),
+    *(
+        Case(
+            "diagonal",
+            lambda x, k=k: tl.where(x == x, x, x).diagonal(k, 2, 0),
+            lambda x, k=k: np.diagonal(x, k, 2, 0),
+            ((4, 3, 5),),
+            ANY,
+        )
+        for k in (-2, 3, 9)
+    ),
+    Case(
+        "one_hot",
+        lambda i: tl.one_hot(i, 5),
+        lambda i: np.eye(5)[i],
+        ((3, 4),),
+        I,
+        ints=((0, 5),),
+        out="float16",
+    ),
+    Case(
+        "one_hot",
+        lambda i: tl.one_hot(i, 3, bool),
+        lambda i: np.eye(3, dtype=bool)[i],
+        ((),),
+        I,
+        ints=((0, 3),),
+        out="bool",
+    ),
+    Case(
+        "gather",
+        lambda x, i: tl.gather(x, i, 1),
+        lambda x, i: np.take_along_axis(x, i, 1),
+        ((2, 5, 3), (2, 7, 3)),
+        ANY,
+        ints=((1, 5),),
+    ),
+    Case(
+        "gather",
+        lambda x, i: (x == x).gather(i, -1),
+        lambda x, i: np.take_along_axis(x == x, i, -1),
+        ((1, 5), (4, 2)),
+        I,
+        ints=((1, 5),),
+        out="bool",
+    ),
+    *(
+        Case(
+            "scatter",
+            lambda x, i, v, a=axis: tl.scatter(x, i, v, a),
+            lambda x, i, v, a=axis: scatter(x, i, v, a),
+            ((3, 4, 5), tuple(9 if k == axis else n for k, n in enumerate((3, 4, 5))), (1, 5)),
+            ANY,
+            ints=((1, (3, 4, 5)[axis]),),
+        )
+        for axis in (0, 1)
+    ),
+    *(
+        Case(
+            "scatter",
+            lambda x, i, v, a=axis: (x * 1).scatter(i, v, a, reduce="add"),
+            lambda x, i, v, a=axis: scatter(x, i, v, a, True),
+            ((3, 4), shape, shape),
+            (*F, *I),
+            scale=lambda x, i, v, a=axis: scatter(np.abs(x), i, np.abs(v), a, True),
+            ints=((1, (3, 4)[axis]),),
+        )
+        for axis, shape in ((0, (50, 4)), (1, (3, 20)))
+    ),
+    *(
+        Case("argsort", lambda x: tl.argsort(x), sorted_order, shape, (*F, *I), out="int32")
+        for shape in (((9,),), ((3, 64),), ((2, 65),), ((2, 3, 1),), ((1, 1000),), ((2, 0),))
+    ),
+    Case(
+        "argsort",
+        lambda x: (x * 1).argsort(0, descending=True),
+        lambda x: sorted_order(x, 0, True),
+        ((200, 3),),
+        (*F, *I),
+        out="int32",
+    ),
+    Case("sort", lambda x: tl.sort(x), np.sort, ((3, 300),), ANY),
+    Case(
+        "sort", lambda x: x.sort(1, True), lambda x: np.sort(x, 1)[:, ::-1], ((2, 20, 3),), (*F, *I)
+    ),
+    Case(
+        "topk",
+        lambda x: tl.topk(x, 3, axis=0),
+        lambda x: topk(x, 3, 0),
+        ((90, 2),),
+        (*F, *I),
+        out="same int32",
+    ),
+    Case(
+        "topk",
+        lambda x: x.topk(1),
+        lambda x: topk(x, 1, -1),
+        ((4, 7),),
+        (*F, *I),
+        out="same int32",
+    ),
+    Case(
+        "unique_consecutive",
+        lambda x: tl.unique_consecutive(x),
+        lambda x: x[np.append(True, x[1:] != x[:-1])],
+        ((40,),),
+        (*I, *B),
+    ),
+    Case(
+        "einsum",
+        lambda a, b: tl.einsum("bhqd, bhkd -> bhqk", a, b),
+        lambda a, b: np.einsum("bhqd,bhkd->bhqk", a, b),
+        ((2, 3, 9, 5), (2, 3, 6, 5)),
+        scale=lambda a, b: np.einsum("bhqd,bhkd->bhqk", np.abs(a), np.abs(b)),
+    ),
+    Case(
+        "einsum",
+        lambda a, b: tl.einsum("ij,jk", a, b),
+        np.matmul,
+        ((3, 4), (4, 5)),
+        I,
+    ),
+    *(
+        Case(
+            "rope",
+            lambda x, p, layout=layout: tl.rope(x, p, layout=layout),
+            lambda x, p, layout=layout: rope(x, p, layout=layout),
+            ((2, 3, 5, 8), shape),
+            scale=_rope_scale,
+            ints=((1, 3000),),
+        )
+        for layout in ("halves", "pairs")
+        for shape in ((5,), (2, 1, 5))
+    ),
+    Case(
+        "rope",
+        lambda x: x.rope(7, base=500.0),
+        lambda x: rope(x, np.arange(7, 11), 500.0),
+        ((4, 6),),
+        scale=lambda x: 11 * np.abs(x).max(),
     ),
 ]

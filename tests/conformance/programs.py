@@ -118,6 +118,39 @@ def view(random: Random, x: Any, a: Array) -> Pair:
     return x, a
 
 
+def arranged(random: Random, x: Any, a: Array) -> Pair:
+    """One op that puts values elsewhere, along one axis."""
+    rank = a.ndim
+    if not rank:
+        return tl.tile(x, 2), np.tile(a, 2)
+    axis = random.randrange(-rank, rank)
+    size = a.shape[axis]
+    beside = tuple(random.randint(1, 5) if i == axis % rank else n for i, n in enumerate(a.shape))
+    index = np.random.default_rng(random.randrange(99)).integers(-size, max(size, 1), beside)
+    i = tl.from_numpy(index.astype(np.int32))
+    kind = random.randrange(8)
+    if kind == 0:
+        return x.flip(axis), np.flip(a, axis)
+    if kind == 1:
+        return x.roll(3, axis), np.roll(a, 3, axis)
+    if kind == 2 and a.size <= LIMIT // 2:
+        return x.repeat(2, axis), np.repeat(a, 2, axis)
+    if kind == 3 and rank > 1:
+        k, other = random.randint(-1, 1), axis - 1 if axis % rank else axis + 1
+        return x.diagonal(k, axis, other), np.diagonal(a, k, axis, other)
+    if kind == 4 and rank > 1:
+        return x.tril(1), np.tril(a, 1)
+    if kind == 5 and a.size:
+        return x.gather(i, axis), np.take_along_axis(a, index, axis)
+    if kind == 6 and a.size:
+        new = a.copy()
+        np.put_along_axis(new, index, 0.5, axis)
+        return x.scatter(i, 0.5, axis), new
+    if kind == 7:
+        return x.sort(axis), np.sort(a, axis)
+    return x, a
+
+
 def unary(random: Random, x: Any, a: Array) -> Pair:
     kind = random.randrange(7)
     if kind == 0:
@@ -198,8 +231,10 @@ def program(random: Random, leaves: list[Pair], length: int) -> list[Pair]:
     for _ in range(length):
         x, a = values[-1] if random.random() < 0.6 else random.choice(values)
         kind = random.randrange(10)
-        if kind < 4:
+        if kind < 3:
             values.append(view(random, x, a))
+        elif kind < 4:
+            values.append(arranged(random, x, a))
         elif kind < 6:
             values.append(unary(random, x, a))
         elif kind < 8:

@@ -127,3 +127,21 @@ def test_lengths_outside_the_keys_are_refused(device: str) -> None:
     for length in (-1, 4):
         with pytest.raises(tl.IndexRangeError, match=rf"length {length} is outside \[0, 3\]"):
             SDPA(x, x, x, length=length).numpy()
+
+
+def test_views_that_split_axes(device: str) -> None:
+    """Heads that are repeated for their groups, and depths, keys and widths made of two axes."""
+    rng = np.random.default_rng(9)
+    q, k, v = (numbers(rng, s, "float32") for s in ((4, 5, 8), (2, 3, 4), (2, 3, 3)))
+
+    def spread(x: Any, repeat: Any) -> Any:
+        for axis in range(3):
+            x = repeat(x, 2, axis)
+        return x
+
+    def call(q: Any, k: Any, v: Any) -> Any:
+        return SDPA(q, spread(k, tl.repeat), spread(v, tl.repeat), causal=True)
+
+    got = compute(call, q, k, v, device=device)
+    want = attention(q, spread(k, np.repeat), spread(v, np.repeat), causal=True)
+    np.testing.assert_allclose(got, want, 0, 1e-5)

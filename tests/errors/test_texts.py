@@ -312,7 +312,6 @@ OTHERS: list[Case] = [
     (lambda: X.sum(1.5), TypeError, "sum: an axis is an int, not float"),
     (lambda: tl.zeros([2.5]), TypeError, "a shape is a sequence of ints, not [2.5]"),
     (lambda: tl.from_numpy([1]), TypeError, "from_numpy takes a NumPy array, not list"),
-    (lambda: X[INTS, INTS], TypeError, "one tensor index at a time; index in steps for more"),
 ]
 
 

@@ -14,6 +14,7 @@ LAYERS = (
     "ops",
     "graph",
     "record",
+    "indexing",
     "schedule",
     "devices",
     "explain runtime",

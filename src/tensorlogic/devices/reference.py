@@ -84,6 +84,33 @@ def _take(node: Node, x: Array, indices: Array) -> Array:
     return np.take(x, indices, axis=axis)
 
 
+def _gather(node: Node, x: Array, indices: Array) -> Array:
+    (axis,) = node.attrs
+    gate.check_index(indices, -x.shape[axis], x.shape[axis], node.site, "gather")
+    result: Array = np.take_along_axis(x, indices.astype(np.int64), axis)
+    return result
+
+
+def _scatter(node: Node, x: Array, indices: Array, values: Array) -> Array:
+    axis, add = node.attrs
+    gate.check_index(indices, -x.shape[axis], x.shape[axis], node.site, "scatter")
+    result = x.copy()
+    rows, picked, given = (
+        np.moveaxis(a, axis, 0) for a in (result, np.broadcast_to(indices, values.shape), values)
+    )
+    others = np.indices(picked.shape[1:], sparse=True)
+    for at, value in zip(picked, given, strict=True):
+        rows[(at, *others)] = rows[(at, *others)] + value if add else value
+    return result
+
+
+def _argsort(node: Node, x: Array) -> Array:
+    """NaN counts as the largest value; equal values stay in order in both directions."""
+    (descending,) = node.attrs
+    order: Array = np.argsort(x[..., ::-1] if descending else x, axis=-1, kind="stable")
+    return x.shape[-1] - 1 - order[..., ::-1] if descending else order
+
+
 def _attention(node: Node, q: Array, k: Array, v: Array, scale: Array, *more: Array) -> Array:
     causal, has_length, has_mask = node.attrs
     rest = list(more)
@@ -146,19 +173,13 @@ def _pad(node: Node, x: Array, value: Array) -> Array:
 
 
 def _slice(node: Node, x: Array) -> Array:
-    rows = [a + s * np.arange(n) for (a, s), n in zip(node.attrs, node.shape, strict=True)]
-    result: Array = x[np.ix_(*rows)]
+    places = np.indices(node.shape, sparse=True)
+    rows = [start + sum(step * places[axis] for axis, step in steps) for start, steps in node.attrs]
+    result: Array = x[tuple(rows)]
     return result
 
 
-def _window(node: Node, x: Array) -> Array:
-    axis, stride, dilation = node.attrs
-    positions, taps = (np.arange(n) for n in node.shape[axis : axis + 2])
-    found: Array = np.take(x, positions[:, None] * stride + taps * dilation, axis)
-    return found
-
-
-_VIEWS = ("reshape", "permute", "expand", "slice", "window")
+_VIEWS = ("reshape", "permute", "expand", "slice")
 _RULES: dict[str, Callable[..., Array]] = {
     "elementwise": _elementwise,
     "reduce": _reduce,
@@ -169,10 +190,12 @@ _RULES: dict[str, Callable[..., Array]] = {
     "permute": lambda node, x: np.transpose(x, node.attrs[0]),
     "expand": lambda node, x: np.broadcast_to(x, node.shape),
     "slice": _slice,
-    "window": _window,
     "pad": _pad,
     "concat": lambda node, *parts: np.concatenate(parts, axis=node.attrs[0]),
     "take": _take,
+    "gather": _gather,
+    "scatter": _scatter,
+    "argsort": _argsort,
     "matmul": lambda node, a, b: a.astype(np.float32) @ b.astype(np.float32),
     "attention": _attention,
     "update": _update,

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from tensorlogic import runtime
 from tensorlogic.functions import (
+    arrange,
     convolution,
+    einsum,
+    lookups,
     losses,
     norms,
     pointwise,
@@ -16,6 +19,7 @@ from tensorlogic.functions import (
     products,
     reductions,
     resampling,
+    rotary,
     shapes,
 )
 from tensorlogic.functions.pointwise import add_elementwise
@@ -26,7 +30,10 @@ __all__ = [
     "FUNCTIONS",
     "METHODS",
     "add_elementwise",
+    "arrange",
     "convolution",
+    "einsum",
+    "lookups",
     "losses",
     "norms",
     "pointwise",
@@ -34,6 +41,7 @@ __all__ = [
     "products",
     "reductions",
     "resampling",
+    "rotary",
     "shapes",
 ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tensorlogic import ops, record
+from tensorlogic import indexing, ops, record
 from tensorlogic.creation import arange
 from tensorlogic.dtypes import float32
 from tensorlogic.errors import DTypeError, ShapeError
@@ -44,10 +44,10 @@ def cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> T
         raise DTypeError(f"cross_entropy: targets are int32, not {classes.dtype}")
     rows, count = node.shape
     # Looking each target up in 0, 1, 2, ... checks it.
-    target = record.take(arange(count)._node, classes, 0, wraps=False)
+    target = indexing.take(arange(count)._node, classes, 0, wraps=False)
     starts = arange(0, rows * count, max(count, 1))._node
     place = record.elementwise(OPS["add"], target, starts)
-    chosen = record.take(record.reshape(node, (rows * count,)), place, 0)
+    chosen = indexing.take(record.reshape(node, (rows * count,)), place, 0)
     both = exponentials("cross_entropy", record.cast(node, float32), 1)
     top, total = (record.reshape(x, (rows,)) for x in both)
     below = record.elementwise(OPS["sub"], record.cast(chosen, float32), top)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tensorlogic import ops, record
+from tensorlogic import indexing, ops, record
 from tensorlogic.errors import ShapeError
 from tensorlogic.functions.registry import function, method, node_of
 from tensorlogic.ops import OPS
@@ -62,7 +62,7 @@ def embedding(indices: Tensor, weight: Tensor) -> Tensor:
     w = node_of("embedding", weight)
     if len(w.shape) != 2:
         raise ShapeError(f"embedding: weight is [V, D], not {list(w.shape)}")
-    return wrap(record.take(w, node_of("embedding", indices), 0))
+    return wrap(indexing.take(w, node_of("embedding", indices), 0))
 
 
 @method

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tensorlogic import record
+from tensorlogic import indexing, record
 from tensorlogic.creation import from_numpy
 from tensorlogic.dtypes import float32
 from tensorlogic.errors import ShapeError
@@ -84,4 +84,4 @@ def _resampled(
 
 def _taken(x: Node, places: NDArray[Any], axis: int) -> Node:
     indices = np.minimum(places, x.shape[axis] - 1).astype(np.int32)
-    return record.take(x, from_numpy(indices)._node, axis)
+    return indexing.take(x, from_numpy(indices)._node, axis)

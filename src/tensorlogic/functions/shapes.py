@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tensorlogic import record
+from tensorlogic import indexing, record
 from tensorlogic.creation import tensor
 from tensorlogic.errors import ShapeError
 from tensorlogic.functions.registry import function, method, node_of
@@ -153,7 +153,7 @@ def take(x: Tensor, indices: Any, axis: int = 0) -> Tensor:
     """
     if not isinstance(indices, Tensor):
         indices = tensor(indices, dtype="int32")
-    return wrap(record.take(node_of("take", x), node_of("take", indices), axis))
+    return wrap(indexing.take(node_of("take", x), node_of("take", indices), axis))
 
 
 @function

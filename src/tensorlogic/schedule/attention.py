@@ -27,7 +27,7 @@ from tensorlogic.kernels.ir import (
     unary,
     var,
 )
-from tensorlogic.schedule.affine import Affine, LoopVar, dot
+from tensorlogic.schedule.affine import Affine, dot
 from tensorlogic.schedule.emit import ZERO64, Emitter, Output, Step
 from tensorlogic.schedule.lower import Lowering, Materialise, affine_value
 from tensorlogic.storage import contiguous_strides
@@ -45,11 +45,12 @@ def attention_step(root: Node, node: Node, low: Lowering) -> tuple[list[Step], l
     width, depth, keys, queries = v.shape[-1], q.shape[-1], k.shape[-2], q.shape[-2]
     low.folds_allowed = False
     head_axis = len(node.shape) - 3
-    low.factors[id(node), head_axis] = ((groups, False), (heads // groups, False))
+    each = heads // groups
+    low.factors.setdefault((id(node), head_axis), ((groups, False), (each, False)))
     rows, at = low.axes(node, node.shape[:-1])
     low.identity = at
     *batch, head, query = at
-    group = Affine(0, {t: c // (heads // groups) for t, c in head.terms.items() if _outer(t)})
+    group = Affine(0, {t: c // each for t, c in head.terms.items() if c >= each})
     # The result has a loop of its own: where its address and that of a value are equal, the
     # expression of one must not stand in the loop of the other.
     (d_vars, d), (e_vars, e), (s_vars, s), (last_vars, last_e) = (
@@ -61,8 +62,7 @@ def attention_step(root: Node, node: Node, low: Lowering) -> tuple[list[Step], l
     emitter.digits([[x] for x in rows], row)
     places = [ir.index(name) for name in ("d", "e", "s")]
     for axis, place in zip((d_vars, e_vars, s_vars), places, strict=True):
-        for x in axis:
-            emitter.place([x], place)
+        emitter.digits([[x] for x in axis], place)
     at_d, at_e, at_s = places
 
     seen = Affine(keys)
@@ -129,8 +129,7 @@ def attention_step(root: Node, node: Node, low: Lowering) -> tuple[list[Step], l
     )
     first, last = ir.index("e0"), ir.index("e1")
     total = select(l.eq(0.0), const(1.0, "f32"), l)
-    for x in last_vars:
-        emitter.place([x], last)
+    emitter.digits([[x] for x in last_vars], last)
     out = Output(
         root, dot([*at, last_e], contiguous_strides(node.shape)), ir.load(sums, last) / total
     )
@@ -145,8 +144,3 @@ def attention_step(root: Node, node: Node, low: Lowering) -> tuple[list[Step], l
     step = emitter.step([loop], count, keys * (depth + width) if keys else width)
     step.scratch = 4 * width + 64
     return [step], list(low.dependencies.values())
-
-
-def _outer(term: object) -> bool:
-    """Whether a factor of the head axis counts groups (the first factor)."""
-    return isinstance(term, LoopVar) and term.origin[2] == 0

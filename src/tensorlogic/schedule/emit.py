@@ -233,7 +233,7 @@ class Emitter:
         def final() -> list[Stmt]:
             return [*(self.check(c) for c in checks), *self.stores(low, outputs)]
 
-        stmts += self._loops(loops.columns, in_lanes, final, name)
+        stmts += self.loops(loops.columns, in_lanes, final, name)
         if along is not None:
             stmts = [Loop(at, ZERO64, self.extent(along), "vector", tuple(stmts))]
         rows = math.prod(v.extent for g in loops.rows for v in g)
@@ -249,7 +249,7 @@ class Emitter:
         self.checks.append(record)
         return Check(self.status_buffer(), slot, self.rewrite(record.ok))
 
-    def _loops(
+    def loops(
         self, groups: Sequence[Sequence[LoopVar]], vector: bool, final: Any, name: str
     ) -> list[Stmt]:
         """Nested loops over groups, the last one in lanes."""

@@ -22,6 +22,8 @@ from tensorlogic.schedule.lower import SHAPE_ONLY, Lowering, Materialise
 from tensorlogic.schedule.partial import two_stage_steps
 from tensorlogic.schedule.rules import RULES, is_long
 from tensorlogic.schedule.scan import scan_step
+from tensorlogic.schedule.scatter import scatter_step
+from tensorlogic.schedule.sort import sort_steps
 from tensorlogic.schedule.update import update_step
 from tensorlogic.settings import Settings
 from tensorlogic.storage import contiguous_strides
@@ -35,11 +37,14 @@ MAX_PARTS = 8
 CHEAP_OPS = 3
 """A value of one input and so few ops is computed again rather than stored for two kernels."""
 
-_OWN_KERNEL = ("concat", "attention", "update", "scan")
+_OWN_KERNEL = ("concat", "attention", "update", "scan", "scatter", "argsort")
 _STORED_AS = ("concat", "attention", "scan")
 """Kernels of their own that can store into a reshaped result."""
+_READ_OFTEN = (ops.MATMUL, ops.ATTENTION, ops.ARGSORT)
+"""Ops that read what they are given many times."""
+_IN_PLACE = (ops.UPDATE, ops.SCATTER)
 _VIEWS = (*SHAPE_ONLY, "cast")
-_COSTLY = ("reduce", "matmul", "take", "random")
+_COSTLY = ("reduce", "matmul", "take", "random", "gather")
 _MANY = 1000
 
 
@@ -109,7 +114,7 @@ class Scheduler:
         for n in self._order:
             if n.op is not None and (n.op.kind in _OWN_KERNEL or self._counts_exactly(n)):
                 self._stored.add(id(n))
-            if n.op is ops.MATMUL or n.op is ops.ATTENTION:
+            if n.op in _READ_OFTEN:
                 self._store_operands(n)
         worth = {id(n) for n in self._order if self._worth_storing(n)}
         sinks: dict[int, set[int]] = {id(n): set() for n in self._order}
@@ -178,7 +183,7 @@ class Scheduler:
     def _memory_type(self, n: Node) -> str:
         exact = self._settings.precision == "exact" and n.dtype is float16
         # An update in place keeps the type of the memory that it takes over.
-        own = n.op is ops.UPDATE or id(n) in self._taken_over or any(n is r for r in self._roots)
+        own = n.op in _IN_PLACE or id(n) in self._taken_over or any(n is r for r in self._roots)
         return "f32" if exact and not own else n.dtype.ir
 
     def _lowering(self, root: Node, factors: Factors) -> Lowering:
@@ -289,9 +294,12 @@ class Scheduler:
             return may_overwrite(x)
         if any(x is r for r in self._roots) or x.uses > 1:
             return False
+        self._take_over(x)
+        return True
+
+    def _take_over(self, x: Node) -> None:
         self._stored.add(id(x))
         self._taken_over.add(id(x))
-        return True
 
     def _build(self, root: Node) -> Built:
         core = self._core(root)
@@ -305,6 +313,11 @@ class Scheduler:
             return self._restarting(root, lambda f: scan_step(root, core, self._lowering(root, f)))
         if root.op is ops.UPDATE and self._in_place(root):
             return self._restarting(root, lambda f: update_step(root, self._lowering(root, f)))
+        if root.op is ops.ARGSORT:
+            return self._restarting(root, lambda f: sort_steps(root, self._lowering(root, f)))
+        if root.op is ops.SCATTER:
+            self._take_over(root.args[0])
+            return self._restarting(root, lambda f: scatter_step(root, self._lowering(root, f)))
         return self._restarting(root, lambda f: self._kernel(root, f))
 
     def run(self) -> Schedule:

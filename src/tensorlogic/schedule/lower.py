@@ -27,7 +27,7 @@ from tensorlogic.schedule.affine import (
 from tensorlogic.storage import contiguous_strides
 
 _IR_TYPE = {"float": "f32", "int": "i32", "bool": "bool"}
-SHAPE_ONLY = ("reshape", "permute", "expand", "slice", "window")
+SHAPE_ONLY = ("reshape", "permute", "expand", "slice")
 """Ops that change indices only."""
 MAX_TAPS = 8
 """Taps of a window that are unrolled at most."""

@@ -38,15 +38,19 @@ def is_long(node: Node) -> bool:
     return 0 < node.size <= FEW and node.args[0].size // node.size >= LONG
 
 
+def broadcast_index(x: Node, at: list[Affine]) -> list[Affine]:
+    """The indices into x, which broadcasts to a shape of which `at` are the indices."""
+    own = at[len(at) - len(x.shape) :]
+    return [ZERO if n == 1 else i for n, i in zip(x.shape, own, strict=True)]
+
+
 def _elementwise(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
     assert node.op is not None
     assert node.op.expr is not None
     (meet,) = node.attrs
     args = []
     for i, a in enumerate(node.args):
-        own = at[len(at) - len(a.shape) :]
-        own = [ZERO if n == 1 else ix for n, ix in zip(a.shape, own, strict=True)]
-        value = low.value(a, own, where)
+        value = low.value(a, broadcast_index(a, at), where)
         condition = node.op is ops.where and i == 0
         args.append(value if condition else cast(value, ir_type(meet)))
     return node.op.expr(*args)
@@ -102,22 +106,17 @@ def _permute(low: Lowering, node: Node, at: list[Affine], where: Expr | None) ->
 
 def _expand(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
     (x,) = node.args
-    inner = [
-        ZERO if n == 1 else i for n, i in zip(x.shape, at[len(at) - len(x.shape) :], strict=True)
-    ]
-    return low.value(x, inner, where)
+    return low.value(x, broadcast_index(x, at), where)
 
 
 def _slice(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
-    inner = [i * step + start for i, (start, step) in zip(at, node.attrs, strict=True)]
+    inner = []
+    for start, steps in node.attrs:
+        own = Affine(start)
+        for axis, step in steps:
+            own = own + at[axis] * step
+        inner.append(own)
     return low.value(node.args[0], inner, where)
-
-
-def _window(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
-    axis, stride, dilation = node.attrs
-    low.unroll(at[axis + 1])
-    spot = at[axis] * stride + at[axis + 1] * dilation
-    return low.value(node.args[0], [*at[:axis], spot, *at[axis + 2 :]], where)
 
 
 def _pad(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
@@ -142,17 +141,33 @@ def _pad(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Exp
 
 
 def _take(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
-    """The index is clamped, so that nothing outside is read; a wrong one is counted."""
     x, indices = node.args
-    axis, wraps = node.attrs
+    axis, _ = node.attrs
     rank = len(indices.shape)
-    given = low.value(indices, at[axis : axis + rank], where)
-    size = cast(affine_value(Affine(x.shape[axis])), "i32")
+    spot, _ = checked_index(low, node, at[axis : axis + rank], where)
+    return low.value(x, [*at[:axis], spot, *at[axis + rank :]], where)
+
+
+def _gather(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    x, indices = node.args
+    (axis,) = node.attrs
+    spot, _ = checked_index(low, node, broadcast_index(indices, at), where)
+    return low.value(x, broadcast_index(x, [*at[:axis], spot, *at[axis + 1 :]]), where)
+
+
+def checked_index(
+    low: Lowering, node: Node, at: list[Affine], where: Expr | None
+) -> tuple[Affine, Expr]:
+    """An index of `node` into its first axis attribute, and whether it is right: it is clamped, so
+    that nothing outside is read, and a wrong one is counted."""
+    x, indices, *_ = node.args
+    given = low.value(indices, at, where)
+    size = cast(affine_value(Affine(x.shape[node.attrs[0]])), "i32")
+    wraps = node.op is not ops.TAKE or node.attrs[1]
     wrapped = select(given < 0, given + size, given) if wraps else given
     ok = (wrapped >= 0) & (wrapped < size)
     low.check("index", node, ok if where is None else ok | unary("not", where))
-    spot = Affine.of(cast(select(ok, wrapped, 0), "i64"))
-    return low.value(x, [*at[:axis], spot, *at[axis + rank :]], where)
+    return Affine.of(cast(select(ok, wrapped, 0), "i64")), ok
 
 
 def position(low: Lowering, node: Node) -> Expr:
@@ -270,9 +285,9 @@ RULES: dict[str, Rule] = {
     "permute": _permute,
     "expand": _expand,
     "slice": _slice,
-    "window": _window,
     "pad": _pad,
     "take": _take,
+    "gather": _gather,
     "reduce": _reduce,
     "matmul": _matmul,
     "update": _update,
