@@ -343,6 +343,8 @@ class Printer(KernelText):
                 self.env["var", v.attr] = (element, inside)
             memo: dict[Expr, Expr] = {}
             if isinstance(s, Fold):
+                for v, name in zip(s.acc, accs, strict=True):
+                    self.env["var", v.attr] = (name, inside)  # they change with each turn of u
                 steps = tuple(replaced(e, by, memo) for e in s.step)
                 self.count(steps)
                 self.assign(accs, steps, f"{i} + {u} < {stop} ? ")
