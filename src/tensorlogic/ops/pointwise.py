@@ -109,20 +109,21 @@ def _gelu_tanh(x: Expr) -> Expr:
     """x * sigmoid(u), which is x * (1 + tanh(u / 2)) / 2 without its cancellation.
 
     u = x * (a + b * x*x) grows to 100, where exp magnifies a rounding error by as much: what each
-    step loses is carried along.
+    step loses is carried along. Products that are added to are fma(a, b, 0): a compiler that may
+    contract a product and a sum would round once where two roundings are counted on.
     """
     a, b = 2 * math.sqrt(2 / math.pi), 0.044715 * 2 * math.sqrt(2 / math.pi)
     a_high, b_high = (float(np.float32(c)) for c in (a, b))
     bounded = binary("max", x, -12.0)  # -0 and 1 beyond
     y = binary("min", bounded, 12.0)
     square = y * y
-    term = square * b_high
+    term = ir.fma(square, b_high, 0.0)
     factor = term + a_high
     part = factor - term  # Knuth's sum of two, with what it loses
     lost = (term - (factor - part)) + (a_high - part)
     lost = lost + ir.fma(square, b_high, -term)
     lost = lost + ir.fma(ir.fma(y, y, -square), b_high, ir.fma(square, b - b_high, a - a_high))
-    u = y * factor
+    u = ir.fma(y, factor, 0.0)
     return _times_sigmoid(bounded, u, ir.fma(y, lost, ir.fma(y, factor, -u)))
 
 
