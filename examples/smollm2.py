@@ -87,7 +87,7 @@ def text(model: tl.Model, ids: list[int]) -> str:
     return bytes(byte[c] for i in ids for c in names[i]).decode("utf-8", "replace")
 
 
-# As the model's tokenizer cuts it: "<|im_start|>system\nYou are a helpful AI assistant named SmolLM,
+# As the tokenizer cuts it: "<|im_start|>system\nYou are a helpful AI assistant named SmolLM,
 # trained by Hugging Face<|im_end|>\n<|im_start|>user\nWhat is the capital of France?<|im_end|>\n
 # <|im_start|>assistant\n"
 QUESTION = [

@@ -1,7 +1,7 @@
-"""The decoder of examples/smollm2.py against the same model worked out in float64.
+"""The decoder of examples/smollm2.py against the model in float32, on weights expanded before.
 
-The file in data/ holds what greedy decoding gives there, and the logarithms (float16) of the
-probabilities of the first token.
+The files in data/ hold the tokens of greedy decoding there, and the logarithms (as float16) of the
+probabilities of the first.
 """
 
 from __future__ import annotations
