@@ -133,6 +133,8 @@ def _words(name: str, value: Any) -> tuple[Node, Node]:
             given = f"{node.dtype}{shape_text(node.shape)}"
             raise DTypeError(f"random: the {name} is one int32, not {given}")
         return node, _op("where", _op("less", node, number(0)), number(-1), number(0))
+    if not hasattr(value, "__index__"):
+        raise TypeError(f"random: the {name} is an int, not {type(value).__name__}")
     whole = index(value)
     return number(signed(whole)), number(signed(whole >> 32))
 

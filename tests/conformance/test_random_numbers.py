@@ -178,7 +178,7 @@ def test_no_values(device: str) -> None:
         (
             lambda: tl.random.uniform([2], 1.5),
             TypeError,
-            "'float' object cannot be interpreted as an integer",
+            "random: the seed is an int, not float",
         ),
     ],
 )

@@ -11,6 +11,7 @@ from typing import Any
 import tensorlogic as tl
 from tensorlogic import functions
 from tensorlogic.dtypes import DTYPES
+from tensorlogic.lang.builtins import RANDOM
 from tensorlogic.ops import OPS, Op
 from tensorlogic.tensor import _PYTHON as DUNDER
 from tests.conformance.cases import CASES
@@ -42,6 +43,8 @@ def page() -> str:
     composed = [f for n, f in functions.FUNCTIONS.items() if n not in OPS and n != "eval"]
     head = ("name", "what it is", "dtypes", "tolerance")
     parts += ["\n## Composed functions\n\n", table(head, map(_composed, composed))]
+    drawn = ((f.name, f.function) for f in RANDOM.functions.values())
+    parts += ["\n## Random tensors\n\n", _described(drawn)]
     parts += ["\n## Members of a tensor\n\n", _described(_members(tl.Tensor))]
     parts += ["\n## Members of a model\n\n", _described(_members(tl.Model))]
     parts += ["\n## dtypes\n\n", table(("dtypes that compute", "storage dtypes"), [_dtypes()])]

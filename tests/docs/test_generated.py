@@ -19,6 +19,7 @@ def test_the_api_reference_is_current() -> None:
 def test_the_api_reference_names_everything() -> None:
     page = api.page()
     names = {row[0].split("(")[0] for t in tables(page) for row in t}
+    assert {"random.uniform", "random.categorical"} <= names
     assert {*functions.FUNCTIONS, *dir(tl)} - names <= {
         *("__version__", "cpu", "gpu", "bool", "float16", "float32", "int32"),
         *(n for n in dir(tl) if isinstance(getattr(tl, n), tl.DType)),

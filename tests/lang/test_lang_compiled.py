@@ -129,6 +129,38 @@ def test_positions_of_updates_are_values_of_each_call() -> None:
     assert x.tolist() == [[1.0], [0.0], [1.0]]
 
 
+SEEDS = """
+let r = random; let draw = random.normal
+fn noise(like: tensor, seed: int) -> tensor { return random.uniform(like.shape, seed) }
+fn f(x: float16[N], seed: int, offset: int) {
+    let kept = random.bernoulli(0.5, x.shape, seed: seed, offset: offset)
+    let drawn = random.categorical(random.normal([2, 9], seed), seed)
+    return [where(kept, x, 0), noise(x, seed), drawn, draw(x.shape, seed) + x]
+}
+fn g(x: float16[N], n: int) -> tensor { return x + r.uniform([n], seed: n) * r.normal([1], n) }
+"""
+
+
+def test_seeds_are_values_of_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    f = _function(SEEDS)
+    calls = [(1, 0), (1, 2), (-7, 2), (1, 0)]
+    found = [_plain(f(X[0], *call)) for call in calls]
+    assert f.traces == 1
+    assert found[0] == found[3]
+    assert len({str(item) for item in found}) == 3
+    assert found == [_plain(_interpreted(monkeypatch, f, X[0], *call)) for call in calls]
+    wide = (X[0], 1 << 40, 0)  # no int32, which a number of each call would be: it is fixed
+    assert _plain(f(*wide)) == _plain(_interpreted(monkeypatch, f, *wide))
+
+
+def test_seeds_that_are_sizes_as_well_are_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    g = _function(SEEDS, "g")
+    for n in (3, 1, 3):
+        x = tl.ones([n])
+        assert g(x, n).tolist() == _interpreted(monkeypatch, g, x, n).tolist()
+    assert g.traces == 2
+
+
 def test_numbers_that_other_functions_take_so_are_values_of_each_call() -> None:
     f = _function("""
     fn g(x: tensor, scale: float, by: int) -> tensor { return x * scale + by * x }

@@ -243,6 +243,21 @@ def test_recursion_is_bounded(failure: Fails) -> None:
         ("weights._node", "_node", "a tensor has no attribute `_node`"),
         ("weights.numpy()", "numpy", "a tensor has no attribute `numpy`"),
         ("softmax.__globals__", "__globals__", "a function has no attribute `__globals__`"),
+        ("random.norml(2)", "norml", "a module has no attribute `norml`; did you mean `normal`?"),
+        ("random.math", "math", "a module has no attribute `math`"),
+        ("random._words", "_words", "a module has no attribute `_words`"),
+        ("random(2)", "random(2)", "a module cannot be called"),
+        (
+            "random.normal(2)",
+            "random.normal(2)",
+            "random.normal(): missing a required argument: 'seed'; its arguments are shape, seed, "
+            "dtype, device, offset",
+        ),
+        (
+            "random.normal(2, 0.5)",
+            "random.normal(2, 0.5)",
+            "TypeError: random: the seed is an int, not float",
+        ),
         ("f.interpreter", "interpreter", "a function has no attribute `interpreter`"),
         ('"{0}".format(1)', "format", "a string has no attribute `format`"),
         ("float16.numpy", "numpy", "a dtype has no attribute `numpy`"),

@@ -216,6 +216,19 @@ def test_every_public_function_is_a_builtin() -> None:
     assert not {"Tensor", "from_numpy", "run_file"} & set(program)
 
 
+def test_random_tensors_are_those_of_python(printed: Any) -> None:
+    program = """
+    print(random.uniform([2, 3], seed: 1), random.normal([2], 1, dtype: float32, offset: 3))
+    print(random.bernoulli(0.5, [4], seed: 2), random.categorical(eye(3) * 20, 3), random)
+    """
+    made = tl.random.uniform([2, 3], seed=1), tl.random.normal([2], 1, tl.float32, offset=3)
+    drawn = tl.random.bernoulli(0.5, [4], seed=2), tl.arange(3)
+    assert printed(program) == [
+        f"{made[0]} {made[1]}",
+        f"{drawn[0]} {drawn[1]} module random",
+    ]
+
+
 def test_a_new_op_is_a_builtin_and_a_method_by_itself(
     printed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

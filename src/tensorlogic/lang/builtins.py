@@ -12,10 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import tensorlogic
+from tensorlogic import random
 from tensorlogic.dtypes import DTYPES
 from tensorlogic.errors import TensorLogicError
 from tensorlogic.functions import FUNCTIONS
-from tensorlogic.lang.values import Fault, between, iterate, kind, nearest, show, to_language
+from tensorlogic.lang.values import (
+    Fault,
+    Module,
+    between,
+    iterate,
+    kind,
+    nearest,
+    show,
+    to_language,
+)
 from tensorlogic.model import Metadata, Model
 from tensorlogic.tensor import Tensor
 
@@ -55,9 +65,19 @@ class Builtin:
         return f"builtin {self.name}"
 
 
+RANDOM = Module(
+    "random",
+    {
+        name: Builtin(f"random.{name}", function)
+        for name, function in inspect.getmembers(random, inspect.isfunction)
+        if function.__module__ == random.__name__ and name[0] != "_"
+    },
+)
+
+
 def builtins() -> dict[str, Any]:
-    """All names that a program starts with, but for `print`: functions, dtypes, devices."""
-    found: dict[str, Any] = {"gpu": "gpu", "cpu": "cpu", **DTYPES}
+    """The names that a program starts with, but for `print`: functions, dtypes, devices."""
+    found: dict[str, Any] = {"gpu": "gpu", "cpu": "cpu", "random": RANDOM, **DTYPES}
     for name in {*FUNCTIONS, *dir(tensorlogic)} - PYTHON_ONLY:
         value = getattr(tensorlogic, name)
         if inspect.isfunction(value):
@@ -67,6 +87,8 @@ def builtins() -> dict[str, Any]:
 
 def attributes(value: Any) -> frozenset[str]:
     """The attributes and methods of a value that a program may use."""
+    if isinstance(value, Module):
+        return frozenset(value.functions)
     if not isinstance(value, Tensor | Model | Metadata):
         return frozenset()
     return frozenset(name for name in dir(value) if name[0] != "_") - PYTHON_ONLY
@@ -78,6 +100,8 @@ def attribute(value: Any, name: str) -> Any:
     if name not in known:
         hint = f"; there is a function `{name}(...)`" if name in OWN else nearest(name, known)
         raise Fault(f"{kind(value)} has no attribute `{name}`{hint}")
+    if isinstance(value, Module):
+        return value.functions[name]
     found = getattr(value, name)
     return Builtin(name, found) if inspect.ismethod(found) else to_language(found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 from tensorlogic.dims import TensorType
 from tensorlogic.functions import FUNCTIONS
 from tensorlogic.lang import tree
-from tensorlogic.lang.builtins import OWN, Builtin
+from tensorlogic.lang.builtins import OWN, RANDOM, Builtin
 from tensorlogic.lang.calls import Function
+from tensorlogic.lang.values import Module
 from tensorlogic.model import Model
 from tensorlogic.tensor import Tensor
 
@@ -103,22 +105,26 @@ class Look:
         return _Fact(not isinstance(value, Tensor | list | Function), isinstance(value, Tensor))
 
     def _named(self, node: tree.Node) -> Any:
-        """What a name of the file or of the language stands for."""
+        """What a name of the file or of the language stands for, such as `random.uniform`."""
+        if isinstance(node, tree.Attribute) and isinstance(node.target, tree.Name):
+            owner = self._named(node.target)
+            return owner.functions.get(node.name) if isinstance(owner, Module) else None
         if not isinstance(node, tree.Name) or node.name in self._local:
             return None
         return self.function.names.get(node.name, self.builtins.get(node.name))
 
     def _call(self, node: tree.Call, known: bool) -> _Fact:
         callee = node.callee
-        if isinstance(callee, tree.Attribute):
+        value = self._named(callee)
+        if value is None and isinstance(callee, tree.Attribute):
             methods = (getattr(owner, callee.name, None) for owner in (Tensor, Model))
             return _Fact(known, any(map(_gives_tensor, methods)))
-        value = self._named(callee)
         if isinstance(value, Function):
             self.calls.add(value)
             return _Fact(False, isinstance(value.result, TensorType))
         self.fits &= isinstance(value, Builtin) and (
             value.name in FUNCTIONS
+            or value in RANDOM.functions.values()
             or value.name in ("len", "append")
             or (known and (value.name in OWN or value.name in _MAKERS))
         )
@@ -148,6 +154,11 @@ class Look:
                 if declared in ("int", "float") and value.types.get(parameter) == declared:
                     self.passed.append((name, value, parameter))
                     yield argument
+            return
+        if isinstance(value, Builtin) and value in RANDOM.functions.values():
+            names = inspect.signature(value.function).parameters
+            arguments = dict(zip(names, node.positional, strict=False)) | node.named
+            yield from (a for name, a in arguments.items() if name in ("seed", "offset"))
             return
         if isinstance(node.callee, tree.Attribute):
             takes_tensors = self._facts[id(node.callee.target)].tensor

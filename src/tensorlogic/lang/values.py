@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import operator
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tensorlogic.dtypes import DType
@@ -12,6 +13,17 @@ from tensorlogic.model import Model
 from tensorlogic.tensor import Tensor
 
 _INT_LIMIT = 2**63
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Module:
+    """Functions that a program calls by way of a name: `random.uniform(...)`."""
+
+    name: str
+    functions: Mapping[str, Callable[..., Any]]
+
+    def __repr__(self) -> str:
+        return f"module {self.name}"
 
 
 class Fault(Exception):
@@ -54,6 +66,7 @@ _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (Tensor, "a tensor"),
     (Model, "a model"),
     (DType, "a dtype"),
+    (Module, "a module"),
 )
 
 
