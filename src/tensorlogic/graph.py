@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ class Node:
     """
 
     __slots__ = (
+        "__weakref__",
         "args",
         "attrs",
         "consumed",
@@ -170,19 +172,39 @@ class TracedFunction:
         self.plans: dict[Any, Any] = {}
 
 
+class Call:
+    """One call of a traced function; it knows those of its results that somebody still holds."""
+
+    __slots__ = ("_results", "traced")
+
+    def __init__(self, traced: TracedFunction):
+        self.traced = traced
+        self._results: list[weakref.ref[Node]] = []
+
+    def add(self, node: Node) -> None:
+        self._results.append(weakref.ref(node))
+
+    def results(self) -> list[Node]:
+        """The results that are held and not computed yet, in order."""
+        held = [ref() for ref in self._results]
+        return [n for n in held if n is not None and n.op is not None]
+
+
 def record_call(traced: TracedFunction, args: Sequence[Node]) -> tuple[Node, ...]:
     """The outputs of a traced function for other inputs, recorded but not run."""
     from tensorlogic.ops import CALL
 
     out = []
     inputs = tuple(args)
+    call = Call(traced)
     for i, o in enumerate(traced.outputs):
-        node = Node(CALL, inputs, (traced, i), o.shape, o.dtype)
+        node = Node(CALL, inputs, (call, i), o.shape, o.dtype)
         if node.device is None:
             node.device = o.device
         if i:  # one use by the call, however many results it has
             for a in inputs:
                 a.uses -= 1
+        call.add(node)
         out.append(node)
     return tuple(out)
 
@@ -220,12 +242,12 @@ def inline_calls(roots: Sequence[Node]) -> list[Node]:
         for n in order:
             args = tuple(new[id(a)] for a in n.args)
             if n.op is CALL:
-                traced, i = n.attrs
-                key = (id(traced), tuple(id(a) for a in args))
+                call, i = n.attrs
+                key = (id(call), tuple(id(a) for a in args))
                 if key not in bodies:
                     for a in args:
                         a.uses -= 1  # the body's nodes use it from here on
-                    bodies[key] = substitute(traced, args)
+                    bodies[key] = substitute(call.traced, args)
                 new[id(n)] = bodies[key][i]
             elif any(a is not b for a, b in zip(args, n.args, strict=True)):
                 new[id(n)] = _copy(n, args)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensorlogic import gate, ops, settings
-from tensorlogic.devices.base import open_device
+from tensorlogic.devices.base import Device, open_device
 from tensorlogic.devices.reference import array_data, leaf_array
 from tensorlogic.dtypes import float16
 from tensorlogic.errors import TraceError
@@ -22,54 +22,56 @@ _VIEWS = ("reshape", "permute", "expand", "slice")
 
 def evaluate(nodes: Sequence[Node]) -> None:
     """Compute nodes together, each on its device; afterwards they are leaves."""
-    pending: dict[str | None, list[Node]] = {}
     for n in nodes:
         if n.traced:
             raise TraceError(f"{user_site()}: a value was needed while a function was being traced")
+    _prepare(nodes)
+    pending: dict[str | None, dict[int, Node]] = {}
+    for n in nodes:
         if n.op is not None:
-            group = pending.setdefault(n.device, [])
-            if not any(n is m for m in group):
-                group.append(n)
+            pending.setdefault(n.device, {})[id(n)] = n
     for label, group in pending.items():
-        device = open_device(label)
-        _convert_weights(group)
-        if not settings.DEBUG and _one_call(group) and device.run_call(group):
-            continue
-        bodies = inline_calls(group)
-        _convert_storage(bodies)
-        unique = {id(b): b for b in bodies if b.op is not None}
-        if unique:
-            for stage in STAGES[: settings.DEBUG]:
-                print(explain(list(unique.values()), stage, device.name), file=sys.stderr)
-            device.run(list(unique.values()))
-        for node, body in zip(group, bodies, strict=True):
-            if node is not body:
-                assert body.data is not None
-                node.realise(body.data)
+        _run(open_device(label), list(group.values()))
 
 
-def _one_call(group: Sequence[Node]) -> bool:
-    """Whether the nodes are results of one call whose inputs are there."""
-    first = group[0]
-    return first.op is ops.CALL and all(
-        n.op is ops.CALL and n.attrs[0] is first.attrs[0] and n.args == first.args for n in group
-    )
-
-
-def _convert_weights(roots: Sequence[Node]) -> None:
-    """Tensors of wider files that calls and products take are converted once, and kept."""
-    wanted: dict[str | None, dict[int, Node]] = {}
-    for n in topological(roots):
-        if n.op is ops.CALL or n.op is ops.MATMUL:
+def _prepare(nodes: Sequence[Node]) -> None:
+    """What is computed by itself and kept: calls, and tensors of wider files that products take."""
+    for n in topological(nodes):
+        if n.op is ops.CALL:
+            _run_call(n)
+        elif n.op is ops.MATMUL:
             for a in n.args:
                 while a.op is not None and a.op.kind in _VIEWS:
                     a = a.args[0]
-                if a.op in (ops.NARROW, ops.CONVERT) and a.args[0].is_leaf and not a.traced:
-                    wanted.setdefault(a.device, {})[id(a)] = a
-    for group in wanted.values():
-        found = list(group.values())
-        if len(found) < len(roots) or any(f is not r for f, r in zip(found, roots, strict=False)):
-            evaluate(found)
+                if a.op in (ops.NARROW, ops.CONVERT) and a.args[0].is_leaf and a not in nodes:
+                    evaluate([a])
+
+
+def _run_call(node: Node) -> None:
+    """A call is computed as a whole: all results that somebody holds, from inputs that are there.
+
+    So the plan kept with the function serves it, and a state that it returns is there with the
+    first result that is asked for, not computed anew for each later one.
+    """
+    evaluate([a for a in node.args if a.op is not None])
+    results = node.attrs[0].results()
+    device = open_device(node.device)
+    if settings.DEBUG or not device.run_call(results):
+        _run(device, results)
+
+
+def _run(device: Device, nodes: Sequence[Node]) -> None:
+    bodies = inline_calls(nodes)
+    _convert_storage(bodies)
+    unique = {id(b): b for b in bodies if b.op is not None}
+    if unique:
+        for stage in STAGES[: settings.DEBUG]:
+            print(explain(list(unique.values()), stage, device.name), file=sys.stderr)
+        device.run(list(unique.values()))
+    for node, body in zip(nodes, bodies, strict=True):
+        if node is not body:
+            assert body.data is not None
+            node.realise(body.data)
 
 
 def _convert_storage(roots: Sequence[Node]) -> None:

@@ -189,7 +189,7 @@ def test_it_inlines_in_another() -> None:
     assert outer(tl.zeros([2]), "abc").tolist() == [3.0, 3.0]
     assert len(inner.runs) == 3
     assert inner.traces == 0
-    graph = outer(tl.zeros([2]), "abc")._node.attrs[0].outputs[0]
+    graph = outer(tl.zeros([2]), "abc")._node.attrs[0].traced.outputs[0]
     assert [graph.op.name, graph.args[0].op.name] == ["add", "add"]
 
 

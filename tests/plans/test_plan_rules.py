@@ -237,3 +237,23 @@ def test_an_update_that_is_no_result_is_read_where_it_was_written() -> None:
     twice = tl.softmax(updated, axis=0).sum(axis=0) + updated.sum(axis=0)
     expected = np.full(33, 1.0 + 3.0)
     np.testing.assert_allclose(twice.numpy(), expected, rtol=2e-3)
+
+
+def test_one_result_of_a_call_brings_its_others_along() -> None:
+    step = tl.function(lambda state, x: (state * 2 + x, (state + x).sum()))
+    state = tl.zeros([3])
+    for i in range(50):
+        state, total = step(state, tl.full([3], i % 3))
+        total.item()
+        assert state._node.op is None  # or each total would compute all steps before it again
+    assert state.shape == (3,)
+
+
+def test_results_that_nobody_holds_are_not_computed() -> None:
+    both = tl.function(lambda x: (x + 1, x * 2))
+    first, second = both(tl.ones([2]))
+    call = first._node.attrs[0]
+    assert len(call.results()) == 2
+    del second
+    assert len(call.results()) == 1
+    assert first.tolist() == [2, 2]

@@ -82,7 +82,7 @@ class Cpu:
 
     def run_call(self, results: Sequence[Node]) -> bool:
         """A call whose inputs are leaves runs by a plan that is kept with the traced function."""
-        traced, _ = results[0].attrs
+        traced = results[0].attrs[0].traced
         args = results[0].args
         if any(a.op is not None for a in args):
             return False
