@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from tensorlogic.codegen.barriers import Hazards
 from tensorlogic.codegen.c_text import BYTES, LOAD, MEMORY, STORE, VALUE, KernelText, bare
 from tensorlogic.codegen.dialects import GROUP_MEMORY, assemble
-from tensorlogic.codegen.packing import PACK, can_pack, packed_loads, replaced, without_index
+from tensorlogic.codegen.packing import PACK, can_pack, packed_loads, without_index
 from tensorlogic.kernels.check import KernelError
 from tensorlogic.kernels.ir import (
     Barrier,
@@ -31,6 +31,7 @@ from tensorlogic.kernels.ir import (
     Store,
     exprs_of,
     nodes_of,
+    replaced,
     var,
     walk,
 )

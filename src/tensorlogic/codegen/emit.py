@@ -49,7 +49,6 @@ class Module:
 
     def __init__(self) -> None:
         self._declarations: dict[str, str] = {}
-        self._globals: list[str] = []
         self._functions: list[Function] = []
 
     def declare(self, result: str, name: str, types: Sequence[str], attributes: str = "") -> None:
@@ -57,11 +56,6 @@ class Module:
         known = self._declarations.setdefault(name, text)
         if known != text:
             raise ValueError(f"@{name} is declared twice:\n{known}\n{text}")
-
-    def add_global(self, text: str) -> None:
-        """A line of top-level IR: a constant table, metadata, an attribute group."""
-        if text not in self._globals:
-            self._globals.append(text)
 
     def function(
         self,
@@ -77,7 +71,7 @@ class Module:
     def text(self) -> str:
         defined = {f.name for f in self._functions}
         declared = [t for n, t in self._declarations.items() if n not in defined]
-        parts = [*declared, *self._globals, *(f.text() for f in self._functions)]
+        parts = [*declared, *(f.text() for f in self._functions)]
         return "\n".join(parts) + "\n"
 
 
@@ -99,7 +93,7 @@ class Branch:
 
     def otherwise(self) -> None:
         self._ends.append(self._f.block)
-        self._f.line(f"br label %{self._after}")
+        self._f.jump(self._after)
         self._f.start(self._other)
 
     def merge(self, type_: str, then: Value, other: Value) -> Value:

@@ -9,7 +9,6 @@ TYPES = {"f32": "float", "f64": "double", "i32": "i32", "i64": "i64", "bool": "i
 """LLVM's names of the value types."""
 STORED = {"f16": "half", "bf16": "i16", "f32": "float", "i32": "i32", "bool": "i8", "u8": "i8"}
 """LLVM's names of the memory types; bf16 is converted by integer arithmetic."""
-BYTES = {"f16": 2, "bf16": 2, "f32": 4, "i32": 4, "bool": 1, "u8": 1}
 
 _BITS = {"f32": 32, "f64": 64, "i32": 32, "i64": 64, "bool": 1}
 _FLOATS = ("f32", "f64")

@@ -17,9 +17,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tensorlogic.codegen.emit import Module, Value, constant, suffix, vector
-from tensorlogic.codegen.instructions import BYTES, STORED, TYPES, stored
+from tensorlogic.codegen.instructions import STORED, TYPES, stored
 from tensorlogic.codegen.values import Values
 from tensorlogic.kernels.ir import (
+    BYTES,
     Barrier,
     Buffer,
     Check,
@@ -94,6 +95,14 @@ class Emitter(Values):
             f.assign(f"atomicrmw add ptr {pointer}, i32 {count} monotonic")
 
     # Statements
+
+    def bind_word(self, p: Expr, word: Value) -> None:
+        """Give a param the value that an argument word holds."""
+        if p.dtype != "i64":
+            word = self.f.cast("trunc", "i64", word, "i1" if p.dtype == "bool" else "i32")
+        if p.dtype == "f32":
+            word = self.f.cast("bitcast", "i32", word, "float")
+        self.bind(p, word)
 
     def block(self, body: Sequence[Stmt]) -> None:
         for s in body:
@@ -371,12 +380,7 @@ def emit_kernel(module: Module, kernel: Kernel, name: str, lanes: int) -> None:
     written = {s.buffer for s in walk(kernel.body) if isinstance(s, Store)}
     emitter = Emitter(f, lanes, pointers, written)
     for i, p in enumerate(kernel.params, len(kernel.buffers)):
-        word = f.load("i64", f.gep("i64", "%args", i), 8)
-        if p.dtype != "i64":
-            word = f.cast("trunc", "i64", word, "i1" if p.dtype == "bool" else "i32")
-        if p.dtype == "f32":
-            word = f.cast("bitcast", "i32", word, "float")
-        emitter.bind(p, word)
+        emitter.bind_word(p, f.load("i64", f.gep("i64", "%args", i), 8))
     for b, offset in _layout(kernel)[0]:
         emitter.pointers[b] = f.gep("i8", "%scratch", emitter.scalar(offset))
     emitter.block(kernel.body[:-1])

@@ -14,13 +14,25 @@ Multiplication, ACM TOMS 34(3), 2008: a micro-kernel keeps mr x nr accumulators 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 
 from tensorlogic.codegen.emit import Function, Module, Value, constant, vector
-from tensorlogic.codegen.instructions import BYTES, STORED, loaded
+from tensorlogic.codegen.instructions import STORED, loaded
 from tensorlogic.codegen.llvm import Emitter
-from tensorlogic.kernels.ir import Buffer, Expr, Loop, Stmt, Store, load, nodes_of, param
+from tensorlogic.kernels.ir import (
+    BYTES,
+    Buffer,
+    Expr,
+    Loop,
+    Stmt,
+    Store,
+    exprs_of,
+    load,
+    nodes_of,
+    param,
+    replaced,
+)
 from tensorlogic.kernels.spec import ACC, BATCH, COL, MATMUL_PARAMS, ROW, Matmul
 
 _PAD = 32
@@ -430,11 +442,7 @@ class _Driver:
         block = Buffer("block", "f32")
         emitter = Emitter(f, self.tile.lanes, {**self.pointers, block: self.block}, written)
         for p, word in self.given.items():
-            if p.dtype != "i64":
-                word = f.cast("trunc", "i64", word, "i1" if p.dtype == "bool" else "i32")
-            if p.dtype == "f32":
-                word = f.cast("bitcast", "i32", word, "float")
-            emitter.bind(p, word)
+            emitter.bind_word(p, word)
         emitter.bind(BATCH, batch)
         top, bottom, left, right = (param(n) for n in ("top", "bottom", "left", "right"))
         for bound, value in zip((top, bottom, left, right), (m0, m1, n0, n1), strict=True):
@@ -447,14 +455,7 @@ class _Driver:
 
 def _with_acc(s: Store, acc: Expr) -> Store:
     """A store whose `acc` is read from memory."""
-    made: dict[Expr, Expr] = {}
-    roots = [s.at, s.value, *([s.where] if s.where is not None else [])]
-    for e in nodes_of(*roots):
-        if e.op == "var" and e.attr == ACC.attr:
-            made[e] = acc
-        elif any(made[x] is not x for x in e.args):
-            made[e] = Expr(e.op, e.dtype, tuple(made[x] for x in e.args), e.attr)
-        else:
-            made[e] = e
-    where = None if s.where is None else made[s.where]
-    return replace(s, at=made[s.at], value=made[s.value], where=where)
+    by = {e: acc for e in nodes_of(*exprs_of(s)) if e.op == "var" and e.attr == ACC.attr}
+    memo: dict[Expr, Expr] = {}
+    where = None if s.where is None else replaced(s.where, by, memo)
+    return Store(s.buffer, replaced(s.at, by, memo), replaced(s.value, by, memo), where)

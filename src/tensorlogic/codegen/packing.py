@@ -67,13 +67,3 @@ def without_index(e: Expr, index: str, start: Expr) -> Expr:
     if e.op == "add" and any(zero):
         return args[0] if zero[1] else args[1]
     return args[0] if zero[1] else Expr(e.op, e.dtype, tuple(args))
-
-
-def replaced(e: Expr, by: dict[Expr, Expr], memo: dict[Expr, Expr]) -> Expr:
-    """The expression with some of its nodes put in place of others."""
-    for n in nodes_of(e):
-        if n not in memo:
-            args = tuple(memo[a] for a in n.args)
-            same = all(a is b for a, b in zip(args, n.args, strict=True))
-            memo[n] = by.get(n) or (n if same else Expr(n.op, n.dtype, args, n.attr))
-    return memo[e]

@@ -6,17 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tensorlogic.codegen.emit import Function, Value, constant, suffix, vector
-from tensorlogic.codegen.instructions import (
-    BYTES,
-    STORED,
-    TYPES,
-    literal,
-    loaded,
-    operation,
-    zero,
-)
+from tensorlogic.codegen.instructions import STORED, TYPES, literal, loaded, operation, zero
 from tensorlogic.codegen.interning import Interning
-from tensorlogic.kernels.ir import Buffer, Expr, binary, const
+from tensorlogic.kernels.ir import BYTES, Buffer, Expr, binary, const
 
 
 class Scope:

@@ -17,7 +17,7 @@ import numpy as np
 
 from tensorlogic.devices.native import Program, entry
 from tensorlogic.graph import Node
-from tensorlogic.kernels.ir import Kernel
+from tensorlogic.kernels.ir import BYTES, Kernel
 from tensorlogic.schedule.emit import Step
 from tensorlogic.schedule.fuse import Schedule, may_overwrite
 from tensorlogic.schedule.lower import CheckRecord
@@ -26,7 +26,6 @@ from tensorlogic.storage import ALIGNMENT, Memory, Strided, contiguous_strides
 if TYPE_CHECKING:
     from tensorlogic.devices.cpu import Cpu
 
-BYTES = {"f16": 2, "bf16": 2, "f32": 4, "i32": 4, "bool": 1, "u8": 1}
 SMALL_WORK = 30_000
 """Elements that a plan may touch to run on the calling thread, with the GIL held."""
 

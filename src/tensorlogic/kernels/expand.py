@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 
-from tensorlogic.kernels.ir import Expr, binary, bitcast, cast, const, fma, select, unary
+from tensorlogic.kernels.ir import Expr, binary, bitcast, cast, const, fma, rebuilt, select, unary
 
 _LOG2E = math.log2(math.e)
 _LN2_HI = 0.693359375  # 10 bits: n * _LN2_HI is exact
@@ -215,7 +215,5 @@ def expand(
             memo[arg] = arg
             bodies[n] = EXPANSIONS[n.op](arg)  # may hold functions of `ops` in its turn
         else:
-            args = tuple(memo[a] for a in n.args)
-            same = all(a is b for a, b in zip(args, n.args, strict=True))
-            memo[n] = n if same else Expr(n.op, n.dtype, args, n.attr)
+            memo[n] = rebuilt(n, tuple(memo[a] for a in n.args))
     return memo[e]

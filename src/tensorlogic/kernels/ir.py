@@ -29,10 +29,10 @@ VALUE_TYPES = ("f32", "f64", "i32", "i64", "bool")
 """Types of expressions. f64 occurs only in CPU expansions of sin and cos."""
 MEMORY_TYPES = ("f16", "bf16", "f32", "i32", "bool", "u8")
 """Element types of buffers; f16 and bf16 are f32 once loaded, u8 is i32, bool is a byte 0 or 1."""
+BYTES = {"f16": 2, "bf16": 2, "f32": 4, "i32": 4, "bool": 1, "u8": 1}
 LOADED_AS = {"f16": "f32", "bf16": "f32", "f32": "f32", "i32": "i32", "bool": "bool", "u8": "i32"}
 
 MATH = ("sqrt", "exp", "log", "sin", "cos", "tanh", "erf", "floor", "ceil", "trunc", "rint")
-UNARY = ("neg", "abs", "not", *MATH)
 ARITHMETIC = ("add", "sub", "mul", "div", "min", "max")  # min, max: NaN if either is NaN
 INTEGER = ("idiv", "irem", "mulhi", "and", "or", "xor", "shl", "shr", "sar")
 # idiv and irem truncate; a divisor of 0 (or of -1 under the lowest number) counts as 1. Shift
@@ -309,6 +309,20 @@ def nodes_of(*roots: Expr, known: Container[int] = ()) -> list[Expr]:
             else:
                 out.append(e)
     return out
+
+
+def rebuilt(e: Expr, args: tuple[Expr, ...]) -> Expr:
+    """The expression with other arguments; itself if they are its own."""
+    same = all(a is b for a, b in zip(args, e.args, strict=True))
+    return e if same else Expr(e.op, e.dtype, args, e.attr)
+
+
+def replaced(e: Expr, by: Mapping[Expr, Expr], memo: dict[Expr, Expr]) -> Expr:
+    """The expression with some of its nodes put in place of others."""
+    for n in nodes_of(e):
+        if n not in memo:
+            memo[n] = by.get(n) or rebuilt(n, tuple(memo[a] for a in n.args))
+    return memo[e]
 
 
 _SYMBOL = {

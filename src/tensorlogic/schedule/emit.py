@@ -170,10 +170,8 @@ class Emitter:
                 new = self.address(e.attr, offset=False)
             elif e.op == "index":
                 new = self._by_expr.get(id(e), e)
-            elif any(a is not b for a, b in zip(args, e.args, strict=True)):
-                new = Expr(e.op, e.dtype, args, e.attr)
             else:
-                new = e
+                new = ir.rebuilt(e, args)
             self._done[id(e)] = new
             self._keep.append(e)
         return self._done[id(root)]
@@ -440,7 +438,7 @@ def matmul_step(low: Lowering, outputs: Sequence[Output]) -> Step:
             raise Materialise(arg)
         by = [at.coefficient(g[-1][-1]) if g else 0 for g in one]
         strides[side] = [by[0], by[1], by[2]] if side == "a" else [by[0], by[2], by[1]]
-        operands.append((ref.node, at.const * _BYTES[ref.dtype]))
+        operands.append((ref.node, at.const * ir.BYTES[ref.dtype]))
         contiguous.append("k" if by[2] == 1 else letter if by[1] == 1 else None)
         emitter.reads.append(ref.node)
     stores = tuple(emitter.stores(low, outputs))
@@ -460,6 +458,3 @@ def matmul_step(low: Lowering, outputs: Sequence[Output]) -> Step:
     step.kernel, step.problem, step.batch = spec, (m, n, k), batches
     step.buffers, step.params = [*operands, *step.buffers], [*numbers, *step.params]
     return step
-
-
-_BYTES = {"f16": 2, "bf16": 2, "f32": 4, "i32": 4, "bool": 1, "u8": 1}
