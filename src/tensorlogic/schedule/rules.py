@@ -115,6 +115,8 @@ def _slice(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> E
         own = Affine(start)
         for axis, step in steps:
             own = own + at[axis] * step
+        if len(steps) > 1:  # a window: its positions, then its taps
+            low.unroll(at[steps[-1][0]])
         inner.append(own)
     return low.value(node.args[0], inner, where)
 
