@@ -67,8 +67,7 @@ class Hazards:
         """At the head of a loop that all run alike, its last turn has just been."""
         before = {p: set(h) for p, h in self.state.items()}
         self.state = {p: set(h) for p, h in before.items()}
-        own = s.step if isinstance(s, Fold) else ()
-        for place, how in (*self.accesses(s.body, False), *self.reads(own)):
+        for place, how in (*self.accesses(s.body, False), *self.reads(s.step)):
             self.state.setdefault(place, set()).add(how)
         if any(isinstance(x, Fold) and x.kind == "vector" for x in walk(s.body)):
             for place in ("parts 0", "parts 1"):

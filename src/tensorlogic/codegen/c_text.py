@@ -7,11 +7,12 @@ import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from string import Template
 
 from tensorlogic.codegen.dialects import GROUP_MEMORY, MAX_BUFFERS
 from tensorlogic.kernels.check import KernelError
 from tensorlogic.kernels.expand import expand
-from tensorlogic.kernels.ir import MATH, Buffer, Expr, Store, nodes_of
+from tensorlogic.kernels.ir import MATH, Buffer, Expr, Store, exprs_of, nodes_of
 
 VALUE = {"f32": "float", "i32": "int", "i64": "index_t", "bool": "bool"}
 _UNSIGNED = {"i32": "uint", "i64": "uindex_t"}
@@ -109,6 +110,11 @@ class KernelText:
     def line(self, text: str, depth: int | None = None) -> None:
         depth = len(self.chain) - 1 if depth is None else depth
         self.chain[depth].lines.append("    " * (depth + 1) + text)
+
+    def lines(self, template: str, **fill: str) -> None:
+        """The lines of a template, with each `$name` filled in."""
+        for text in Template(template).substitute(fill).splitlines():
+            self.line(text)
 
     @contextmanager
     def block(self, header: str) -> Iterator[_Block]:
@@ -243,6 +249,19 @@ class KernelText:
         value = STORE.get(s.buffer.dtype, "{}").format(bare(self.expr(s.value)))
         action = f"{self.c_names[s.buffer]}[{bare(self.expr(s.at))}] = {value}"
         self.under([*conditions, *own], action)
+
+    def epilogue(self, stores: Sequence[Store], total: str) -> None:
+        """The stores of a product for one element, whose sum is `total`: the block around this one
+        names its row and col, the outermost one its batch."""
+        depth = len(self.chain) - 1
+        self.line(f"const float acc = {total};")
+        self.env["var", "acc"] = ("acc", depth)
+        for name, level in (("batch", 0), ("row", depth - 1), ("col", depth - 1)):
+            self.env["index", name] = (name, level)
+        self.load_floor = depth
+        self.count(e for s in stores for e in exprs_of(s))
+        for s in stores:
+            self.store(s)
 
     def under(self, conditions: Sequence[str], action: str) -> None:
         both = " && ".join(conditions)

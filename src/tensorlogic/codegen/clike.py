@@ -268,12 +268,10 @@ class Printer(KernelText):
         elif isinstance(s, Fold):
             self.guard_exprs((s.start, s.stop, *s.init))
         start, stop = self.expr(s.start), self.expr(s.stop)
-        accs: list[str] = []
-        if isinstance(s, Fold):
-            inits = [self.expr(e) for e in s.init]
-            accs = [self.unique(v.attr) for v in s.acc]
-            for v, name, init in zip(s.acc, accs, inits, strict=True):
-                self.line(f"{VALUE[v.dtype]} {name} = {bare(init)};")
+        inits = [self.expr(e) for e in s.init]
+        accs = [self.unique(v.attr) for v in s.acc]
+        for v, name, init in zip(s.acc, accs, inits, strict=True):
+            self.line(f"{VALUE[v.dtype]} {name} = {bare(init)};")
         i = self.unique(s.index.attr)
         each = PACK if vector and self.packed else 1
         first, step = start, f"{i}++"
@@ -287,9 +285,8 @@ class Printer(KernelText):
         before = None if self.alone else self.hazards.enter(s)
         with self.block(f"UNROLL\n{header}" if s.kind == "unrolled" else header):
             inside = len(self.chain) - 1
-            if isinstance(s, Fold):
-                for v, name in zip(s.acc, accs, strict=True):
-                    self.env["var", v.attr] = (name, inside)
+            for v, name in zip(s.acc, accs, strict=True):
+                self.env["var", v.attr] = (name, inside)
             if each > 1:
                 self.pack(s, i, start, stop, accs)
             else:

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from string import Template
 
 from tensorlogic.codegen.c_text import LOAD, KernelText
 from tensorlogic.codegen.dialects import assemble
-from tensorlogic.kernels.ir import exprs_of
 from tensorlogic.kernels.spec import Matmul
 
 _PAD = 8  # halfs after each line of a staged tile, so that a column spreads over the banks
@@ -92,13 +90,13 @@ def body(spec: Matmul, name: str, tile: GpuTile) -> str:
     a, b = (printer.c_names[x] for x in printer.buffers[:2])
     if uses_matrix_units(spec):
         printer.array("uint4", "tiles", _matrix_bytes(tile) // 16)
-        _lines(printer, _PLACE + _MATRIX_LOOP, {"a": a, "b": b, **_matrix_layout(spec)})
+        printer.lines(_PLACE + _MATRIX_LOOP, a=a, b=b, **_matrix_layout(spec))
         with printer.block("UNROLL\nfor (int i = 0; i < SIMD_M / 16; i++)"):
-            _lines(printer, _MATRIX_STORE, {})
+            printer.lines(_MATRIX_STORE)
             with printer.block("for (int e = int(LANE); e < 16 * SIMD_N; e += 32)"):
-                _lines(printer, _MATRIX_ELEMENT, {})
+                printer.lines(_MATRIX_ELEMENT)
                 with printer.block("if (row < M && col < N)"):
-                    _epilogue(printer, spec, "sum[e]")
+                    printer.epilogue(spec.stores, "sum[e]")
             printer.line("SIMD_BARRIER();")
     else:
         load = {
@@ -113,34 +111,16 @@ def body(spec: Matmul, name: str, tile: GpuTile) -> str:
         }
         printer.array("float", "tile_a", tile.k * (tile.m + 4))
         printer.array("float", "tile_b", tile.k * (tile.n + 4))
-        _lines(printer, _PLACE + _PLAIN_LOOP, {"a": a, "b": b, **load, **lanes})
+        printer.lines(_PLACE + _PLAIN_LOOP, a=a, b=b, **load, **lanes)
         with (
             printer.block("UNROLL\nfor (int i = 0; i < 4; i++)"),
             printer.block("UNROLL\nfor (int j = 0; j < 4; j++)"),
         ):
-            _lines(printer, _PLAIN_ELEMENT, {})
+            printer.lines(_PLAIN_ELEMENT)
             with printer.block("if (row < M && col < N)"):
-                _epilogue(printer, spec, "sums[i][j]")
+                printer.epilogue(spec.stores, "sums[i][j]")
     shared = _FETCH if uses_matrix_units(spec) else ""
     return shared + printer.text(name, "THREADS")
-
-
-def _lines(printer: KernelText, template: str, fill: Mapping[str, object]) -> None:
-    for line in Template(template).substitute(fill).splitlines():
-        printer.line(line)
-
-
-def _epilogue(printer: KernelText, spec: Matmul, value: str) -> None:
-    depth = len(printer.chain) - 1
-    printer.line(f"const float acc = {value};")
-    printer.env["var", "acc"] = ("acc", depth)
-    printer.env["index", "batch"] = ("batch", 0)
-    printer.env["index", "row"] = ("row", depth - 1)
-    printer.env["index", "col"] = ("col", depth - 1)
-    printer.load_floor = depth
-    printer.count(e for s in spec.stores for e in exprs_of(s))
-    for s in spec.stores:
-        printer.store(s)
 
 
 def _matrix_bytes(tile: GpuTile) -> int:
@@ -190,39 +170,11 @@ def _matrix_layout(spec: Matmul) -> dict[str, str]:
     }
 
 
-_OWN_NAMES = (
-    *(
-        "acc",
-        "batch",
-        "row",
-        "col",
-        "tiles_m",
-        "tiles_n",
-        "group",
-        "band",
-        "height",
-        "row0",
-        "col0",
-    ),
-    *("simd_row", "simd_col", "sums", "sum", "next_a", "next_b", "tiles", "tile_a", "tile_b", "k0"),
-    *(
-        "a_fast",
-        "b_fast",
-        "i",
-        "j",
-        "k",
-        "e",
-        "q",
-        "x",
-        "y",
-        "at",
-        "line",
-        "first",
-        "piece",
-        "left",
-    ),
-    *("fragment_a", "fragment_b", "A_LINE", "B_LINE", "A_PIECES", "B_PIECES", "TILE_M", "TILE_N"),
-    *("TILE_K", "SIMDS_N", "SIMD_M", "SIMD_N", "THREADS", "fetch", "pair", "TileC", "TileAB"),
+_OWN_NAMES = tuple(
+    """acc batch row col tiles_m tiles_n group band height row0 col0 simd_row simd_col sums sum
+    next_a next_b tiles tile_a tile_b k0 a_fast b_fast i j k e q x y at line first piece left
+    fragment_a fragment_b A_LINE B_LINE A_PIECES B_PIECES TILE_M TILE_N TILE_K SIMDS_N SIMD_M
+    SIMD_N THREADS fetch pair TileC TileAB""".split()  # noqa: SIM905
 )
 
 # Groups go down bands of 8 tiles, so that those at work together share what they read.

@@ -9,12 +9,10 @@ subtracts from each digit is taken from the block's sum: sum (d - 8) x = sum d x
 from __future__ import annotations
 
 from collections.abc import Mapping
-from string import Template
 
 from tensorlogic.codegen.c_text import LOAD, MEMORY, KernelText
 from tensorlogic.codegen.dialects import assemble
 from tensorlogic.kernels.check import KernelError
-from tensorlogic.kernels.ir import exprs_of
 from tensorlogic.kernels.spec import BlockMatvec
 
 GROUP = 128
@@ -44,45 +42,25 @@ def body(spec: BlockMatvec, name: str) -> str:
         raise KernelError(f"no matrix-vector text for {spec.quant}")
     text = KernelText(spec.all_buffers, spec.all_params, _OWN_NAMES)
     w, x = text.buffers[:2]
-    fill = {
-        "w": text.c_names[w],
-        "x": text.c_names[x],
-        "x_offset": text.offset(x),
-        "T": MEMORY[spec.x_dtype],
-        "low": LOAD.get(spec.x_dtype, "{}").format("low_pack[u]"),
-        "high": LOAD.get(spec.x_dtype, "{}").format("high_pack[u]"),
-    }
-    for line in Template(_Q4_0).substitute(fill).splitlines():
-        text.line(line)
+    text.lines(
+        _Q4_0,
+        w=text.c_names[w],
+        x=text.c_names[x],
+        x_offset=text.offset(x),
+        T=MEMORY[spec.x_dtype],
+        low=LOAD.get(spec.x_dtype, "{}").format("low_pack[u]"),
+        high=LOAD.get(spec.x_dtype, "{}").format("high_pack[u]"),
+    )
     with text.block("UNROLL\nfor (int r = 0; r < ROWS; r++)"):
-        for line in _MERGE.splitlines():
-            text.line(line)
+        text.lines(_MERGE)
         with text.block("if (LANE == 0 && row < rows)"):
-            depth = len(text.chain) - 1
-            text.env["var", "acc"] = ("sums[r]", depth)
-            text.env["index", "row"] = ("row", depth - 1)
-            text.load_floor = depth
-            text.count(e for s in spec.stores for e in exprs_of(s))
-            for s in spec.stores:
-                text.store(s)
+            text.epilogue(spec.stores, "sums[r]")
     return text.text(name, GROUP)
 
 
-_OWN_NAMES = (
-    *(
-        "row0",
-        "row",
-        "part",
-        "fast",
-        "block",
-        "low",
-        "high",
-        "low_pack",
-        "high_pack",
-        "total",
-        "sums",
-    ),
-    *("r", "i", "u", "d", "v", "p", "acc", "from", "digits", "half_block", "ROWS", "masked_float"),
+_OWN_NAMES = tuple(
+    """row0 row part fast block low high low_pack high_pack total sums r i u d v p acc from digits
+    half_block ROWS masked_float""".split()  # noqa: SIM905
 )
 
 _Q4_0 = """\

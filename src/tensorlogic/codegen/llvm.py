@@ -136,8 +136,7 @@ class Emitter(Values):
     def _loop(self, s: Loop | Fold, start: Value, stop: Value) -> None:
         """One loop, with what its turns share before it; a fold's results are bound after it."""
         f = self.f
-        acc = s.acc if isinstance(s, Fold) else ()
-        init = [self.vector(e) for e in s.init] if isinstance(s, Fold) else []
+        init = [self.vector(e) for e in s.init]
         shared = self._shared(s)
         sure = s.kind in ("parallel", "flat") or _constant_turns(s) > 0
         if sure or not any(self.known.loads(e) for e, _ in shared):
@@ -151,9 +150,9 @@ class Emitter(Values):
                         self._emit(e, n)
                     inner = self._turns(s, start, stop, init)
                 branch.otherwise()
-            types = [vector(TYPES[v.dtype], self.here.lanes) for v in acc]
+            types = [vector(TYPES[v.dtype], self.here.lanes) for v in s.acc]
             result = [branch.merge(t, a, b) for t, a, b in zip(types, inner, init, strict=True)]
-        for v, value in zip(acc, result, strict=True):
+        for v, value in zip(s.acc, result, strict=True):
             if self.here.lanes > 1:
                 self.here.varying |= {self.known.intern(v)}
                 self.here.known_steps.clear()
@@ -163,7 +162,7 @@ class Emitter(Values):
         """Expressions in a loop that its turns share, with the lanes in which they are used. Loads
         of nested loops are left to those, which may not run."""
         own = [e for t in s.body for e in exprs_of(t)]
-        own += s.step if isinstance(s, Fold) else ()
+        own += s.step
         nested = [e for t in s.body if isinstance(t, Loop | Fold) for e in _inside(t)]
         inner_lanes = self._lanes(s) if s.kind in ("vector", "flat") else self.here.lanes
         out: list[tuple[Expr, int]] = []
@@ -196,8 +195,7 @@ class Emitter(Values):
     def _serial_turns(
         self, s: Loop | Fold, start: Value, stop: Value, init: list[Value]
     ) -> list[Value]:
-        acc = s.acc if isinstance(s, Fold) else ()
-        types = [vector(TYPES[v.dtype], self.here.lanes) for v in acc]
+        types = [vector(TYPES[v.dtype], self.here.lanes) for v in s.acc]
         with self.f.loop(start, stop, 1, list(zip(types, init, strict=True))) as loop:
             loop.next = self._turn(s, loop.index, loop.carried)
         return list(loop.carried)
@@ -211,27 +209,26 @@ class Emitter(Values):
         active: Value | None = None,
     ) -> list[Value]:
         """One turn of a loop (`lanes` turns side by side); the accumulators' new values."""
-        acc = s.acc if isinstance(s, Fold) else ()
         wide = lanes or self.here.lanes
-        varying = acc if wide > 1 else ()
+        varying = s.acc if wide > 1 else ()
         with self.scope(lanes, varying, (s.index,) if lanes > 1 else ()):
             self.here.active = active or self.here.active
             self.bind(s.index, index)
-            for v, value in zip(acc, values, strict=True):
+            for v, value in zip(s.acc, values, strict=True):
                 self.bind(v, value, wide)
             self.block(s.body)
-            following = [self.vector(e) for e in s.step] if isinstance(s, Fold) else []
+            following = [self.vector(e) for e in s.step]
             if active is None:
                 return following
             return [
                 self.f.select(active, vector(TYPES[v.dtype], wide), new, old, wide)
-                for v, new, old in zip(acc, following, values, strict=True)
+                for v, new, old in zip(s.acc, following, values, strict=True)
             ]
 
     def _uniform_inside(self, s: Loop | Fold) -> bool:
         """Whether all lanes go through the nested loops alike."""
         nested = [t for t in walk(s.body) if isinstance(t, Loop | Fold)]
-        changing = {v for t in (s, *nested) if isinstance(t, Fold) for v in t.acc} | {s.index}
+        changing = {v for t in (s, *nested) for v in t.acc} | {s.index}
         leaves = {self.known.intern(v) for v in changing}
         bounds = (self.known.intern(e) for t in nested for e in (t.start, t.stop))
         return all(leaves.isdisjoint(self.known.free(e)) for e in bounds)
@@ -242,9 +239,8 @@ class Emitter(Values):
         """Lanes side by side, then what is left: with a mask where the processor has masks, else
         one by one. A fold keeps several vectors, because each turn waits for the one before."""
         f, lanes = self.f, self._lanes(s)
-        acc = s.acc if isinstance(s, Fold) else ()
-        types = [vector(TYPES[v.dtype], lanes) for v in acc]
-        values = [f.splat(TYPES[v.dtype], lanes, x) for v, x in zip(acc, init, strict=True)]
+        types = [vector(TYPES[v.dtype], lanes) for v in s.acc]
+        values = [f.splat(TYPES[v.dtype], lanes, x) for v, x in zip(s.acc, init, strict=True)]
         copies = self._copies(s)
         if _constant_turns(s) in range(lanes, 8 * lanes + 1, lanes):
             turns = range(s.start.attr, s.stop.attr, lanes)
@@ -268,7 +264,7 @@ class Emitter(Values):
     ) -> tuple[Value, list[Value]]:
         """Whole vectors, `copies` a turn with their own accumulators; where it ends."""
         f, n, lanes = self.f, len(values), self._lanes(s)
-        types = [vector(TYPES[v.dtype], lanes) for v in s.acc] if isinstance(s, Fold) else []
+        types = [vector(TYPES[v.dtype], lanes) for v in s.acc]
         carry = list(zip(types, values, strict=True)) * copies
         with f.loop(start, f.sub(stop, lanes * copies - 1), lanes * copies, carry) as loop:
             loop.next = [
@@ -313,8 +309,7 @@ class Emitter(Values):
     def _across(self, s: Loop | Fold, values: list[Value], lanes: int) -> list[Value]:
         """The lanes of each accumulator merged into one."""
         f = self.f
-        acc = s.acc if isinstance(s, Fold) else ()
-        while acc and lanes > 1:
+        while s.acc and lanes > 1:
             lanes //= 2
             halves: list[list[Value]] = []
             for low in (0, lanes):
@@ -323,7 +318,7 @@ class Emitter(Values):
                     f.shuffle(vector(TYPES[v.dtype], 2 * lanes), x, "poison", pick)
                     if lanes > 1
                     else f.assign(f"extractelement {vector(TYPES[v.dtype], 2)} {x}, i32 {low}")
-                    for v, x in zip(acc, values, strict=True)
+                    for v, x in zip(s.acc, values, strict=True)
                 ]
                 halves.append(half)
             values = self._merged(s, halves[0], halves[1], lanes)
@@ -343,8 +338,7 @@ class Emitter(Values):
 
 def _inside(s: Loop | Fold) -> Iterator[Expr]:
     """The expressions of a nested loop's turns."""
-    if isinstance(s, Fold):
-        yield from s.step
+    yield from s.step
     for t in walk(s.body):
         yield from exprs_of(t)
 

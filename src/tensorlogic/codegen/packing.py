@@ -40,7 +40,7 @@ def packed_loads(loop: Loop | Fold) -> list[Expr]:
     """The loads of a loop's body that differ from turn to turn, each object once."""
     stores = [s for s in loop.body if isinstance(s, Store)]
     roots = [e for s in stores for e in (s.at, s.value, s.where) if e is not None]
-    roots += loop.step if isinstance(loop, Fold) else ()
+    roots += loop.step
     return [n for n in nodes_of(*roots) if n.op == "load" and depends(n, loop.index.attr)]
 
 

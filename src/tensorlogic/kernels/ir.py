@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 VALUE_TYPES = ("f32", "f64", "i32", "i64", "bool")
 """Types of expressions. f64 occurs only in CPU expansions of sin and cos."""
@@ -196,6 +196,10 @@ class Loop:
     stop: Expr
     kind: str
     body: tuple[Stmt, ...]
+    acc: ClassVar[tuple[Expr, ...]] = ()
+    init: ClassVar[tuple[Expr, ...]] = ()
+    step: ClassVar[tuple[Expr, ...]] = ()
+    """What only a fold has."""
 
 
 @dataclass(frozen=True, eq=False)
