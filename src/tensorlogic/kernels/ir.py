@@ -21,7 +21,7 @@ last turn.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -174,6 +174,10 @@ def load(buffer: Buffer, at: Expr, where: Expr | None = None) -> Expr:
     return Expr("load", LOADED_AS[buffer.dtype], args, buffer)
 
 
+Merge = Callable[[tuple[Expr, ...], tuple[Expr, ...]], tuple[Expr, ...]]
+"""Of the accumulators of two parts of a range: those of both."""
+
+
 @dataclass(frozen=True, eq=False)
 class Buffer:
     """Memory of one element type. Global buffers are arguments; a local one (`size` elements) is
@@ -217,6 +221,22 @@ class Fold:
     right: tuple[Expr, ...]
     merge: tuple[Expr, ...]
     body: tuple[Stmt, ...] = ()
+
+
+def fold_of(
+    index: Expr,
+    bounds: tuple[Expr, Expr],
+    kind: str,
+    acc: tuple[Expr, ...],
+    init: tuple[Expr, ...],
+    step: tuple[Expr, ...],
+    merge: Merge | None,
+    body: tuple[Stmt, ...] = (),
+) -> Fold:
+    """A fold whose sides are named after its accumulators; without `merge` it is never merged."""
+    left, right = (tuple(var(f"{v.attr}{s}", v.dtype) for v in acc) for s in "lr")
+    merged = merge(left, right) if merge else left
+    return Fold(index, *bounds, kind, acc, init, step, left, right, merged, body)
 
 
 @dataclass(frozen=True, eq=False)

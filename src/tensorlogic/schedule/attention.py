@@ -16,17 +16,18 @@ from tensorlogic.kernels.ir import (
     Barrier,
     Buffer,
     Expr,
-    Fold,
     Loop,
     Stmt,
     Store,
     binary,
     cast,
     const,
+    fold_of,
     select,
     unary,
     var,
 )
+from tensorlogic.ops.reductions import SUM
 from tensorlogic.schedule.affine import Affine, dot
 from tensorlogic.schedule.emit import ZERO64, Emitter, Output, Step
 from tensorlogic.schedule.lower import Lowering, Materialise, affine_value
@@ -97,34 +98,20 @@ def attention_step(root: Node, node: Node, low: Lowering) -> tuple[list[Step], l
     weight = select(score.eq(-math.inf), 0.0, unary("exp", score - top))
 
     sums = Buffer("sums", "f32", True, const(width, "i64"))
-    d_stop, e_stop = const(depth, "i64"), const(width, "i64")
-    left, right = var("dotl", "f32"), var("dotr", "f32")
-    zero = const(0.0, "f32")
-    inner = Fold(
-        at_d,
-        ZERO64,
-        d_stop,
-        "vector",
-        (dot_product,),
-        (zero,),
-        (ir.fma(emitter.rewrite(q_value), emitter.rewrite(k_value), dot_product),),
-        (left,),
-        (right,),
-        (left + right,),
-    )
+    e_stop, zero = const(width, "i64"), const(0.0, "f32")
+    product = ir.fma(emitter.rewrite(q_value), emitter.rewrite(k_value), dot_product)
+    bounds = (ZERO64, const(depth, "i64"))
+    inner = fold_of(at_d, bounds, "vector", (dot_product,), (zero,), (product,), SUM.merge)
     old = ir.load(sums, at_e)
     update = Store(sums, at_e, old * emitter.rewrite(rescale) + emitter.rewrite(weight * v_value))
-    walk = Fold(
+    walk = fold_of(
         at_s,
-        ZERO64,
-        emitter.rewrite(stop),
+        (ZERO64, emitter.rewrite(stop)),
         "serial",
         (m, l),
         (_LOWEST, zero),
         (emitter.rewrite(top), l * emitter.rewrite(rescale) + emitter.rewrite(weight)),
-        (var("ml", "f32"), var("ll", "f32")),
-        (var("mr", "f32"), var("lr", "f32")),
-        (var("ml", "f32"), var("ll", "f32")),  # serial: never merged
+        None,
         (inner, Loop(at_e, ZERO64, e_stop, "vector", (update,))),
     )
     first, last = ir.index("e0"), ir.index("e1")
@@ -140,7 +127,6 @@ def attention_step(root: Node, node: Node, low: Lowering) -> tuple[list[Step], l
         Loop(last, ZERO64, e_stop, "vector", tuple(emitter.stores(low, [out]))),
     ]
     count = math.prod(node.shape[:-1])
-    loop = Loop(row, ZERO64, emitter.number(count), "parallel", tuple(stmts))
-    step = emitter.step([loop], count, keys * (depth + width) if keys else width)
+    step = emitter.rows(row, count, stmts, count * (keys * (depth + width) if keys else width))
     step.scratch = 4 * width + 64
     return [step], list(low.dependencies.values())

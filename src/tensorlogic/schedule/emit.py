@@ -17,13 +17,13 @@ from tensorlogic.kernels.ir import (
     Buffer,
     Check,
     Expr,
-    Fold,
     Kernel,
     Loop,
     Split,
     Stmt,
     Store,
     const,
+    fold_of,
     nodes_of,
     param,
     var,
@@ -294,15 +294,17 @@ class Emitter:
             acc = record.result
             if i:
                 acc = tuple(var(f"{v.attr}n{i}", v.dtype) for v in record.result)
-            left = tuple(var(f"{v.attr}l", v.dtype) for v in acc)
-            right = tuple(var(f"{v.attr}r", v.dtype) for v in acc)
             static = groups[i][-1].static
             kind = "vector" if i == lanes else "unrolled" if static else "serial"
-            step = record.fold.merge(acc, inner)
-            merge = record.fold.merge(left, right)
-            stmts = (Fold(at, start, stop, kind, acc, init, step, left, right, merge, stmts),)
+            step, merge = record.fold.merge(acc, inner), record.fold.merge
+            stmts = (fold_of(at, (start, stop), kind, acc, init, step, merge, stmts),)
             inner = acc
         return list(stmts)
+
+    def rows(self, row: Expr, count: int, body: Sequence[Stmt], touched: int) -> Step:
+        """The launch of `count` rows in parallel, which touch so many elements in all."""
+        loop = Loop(row, ZERO64, self.number(count), "parallel", tuple(body))
+        return self.step([loop], count, touched // max(count, 1))
 
     def step(self, body: Sequence[Stmt], work: int, cost: int) -> Step:
         kernel = Kernel(self.all_buffers(), tuple(self.params), tuple(body))
@@ -392,8 +394,7 @@ def kernel_step(low: Lowering, outputs: Sequence[Output]) -> Step:
     if part.rows == 1 and not more and isinstance(first, Loop) and first.kind == "vector":
         flat = Loop(first.index, ZERO64, first.stop, "flat", first.body)
         return emitter.step([flat], part.span, part.touched // max(part.span, 1))
-    loop = Loop(row, ZERO64, emitter.number(part.rows), "parallel", tuple(part.body))
-    return emitter.step([loop], part.rows, part.touched // max(part.rows, 1))
+    return emitter.rows(row, part.rows, part.body, part.touched)
 
 
 def split_step(parts: Sequence[tuple[Lowering, Output]]) -> Step:

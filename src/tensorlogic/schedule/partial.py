@@ -9,7 +9,7 @@ from tensorlogic import ops
 from tensorlogic.dtypes import float32, int32
 from tensorlogic.graph import Node
 from tensorlogic.kernels import ir
-from tensorlogic.kernels.ir import Fold, Loop, Store, binary, var
+from tensorlogic.kernels.ir import Store, binary, fold_of, var
 from tensorlogic.schedule.affine import LoopVar
 from tensorlogic.schedule.emit import ZERO64, Emitter, Loops, Step
 from tensorlogic.schedule.lower import BufferRef, Lowering
@@ -50,21 +50,16 @@ def two_stage_steps(root: Node, node: Node, low: Lowering) -> tuple[list[Step], 
     stmts += first.fold(record, groups, True, (longest, start, stop))
     targets = [BufferRef(p, p.dtype.ir, True) for p in parts]
     stmts += [Store(first.buffer(t), row, v) for t, v in zip(targets, record.result, strict=True)]
-    loop = Loop(row, ZERO64, first.number(node.size * PARTS), "parallel", tuple(stmts))
-    total = node.args[0].size
-    step = first.step([loop], node.size * PARTS, total // (node.size * PARTS))
+    step = first.rows(row, node.size * PARTS, stmts, node.args[0].size)
 
     second = Emitter()
     count = second.number(PARTS)
     k = ir.index("k")
     loads = tuple(ir.load(second.buffer(BufferRef(p, p.dtype.ir)), row * count + k) for p in parts)
     acc = tuple(var(f"a{i}", e.dtype) for i, e in enumerate(record.init))
-    left = tuple(var(f"l{i}", e.dtype) for i, e in enumerate(record.init))
-    right = tuple(var(f"r{i}", e.dtype) for i, e in enumerate(record.init))
-    merge = fold.merge(left, right)
-    step_exprs = fold.merge(acc, loads)
-    folding = Fold(k, ZERO64, count, "vector", acc, record.init, step_exprs, left, right, merge)
+    both = fold.merge(acc, loads)
+    folding = fold_of(k, (ZERO64, count), "vector", acc, record.init, both, fold.merge)
     target = BufferRef(root, low.memory_type(root), True)
     store = Store(second.buffer(target), row, acc[fold.pick])
-    last = Loop(row, ZERO64, second.number(node.size), "parallel", (folding, store))
-    return [step, second.step([last], node.size, PARTS)], list(low.dependencies.values())
+    last = second.rows(row, node.size, (folding, store), node.size * PARTS)
+    return [step, last], list(low.dependencies.values())

@@ -6,7 +6,7 @@ import math
 
 from tensorlogic.graph import Node
 from tensorlogic.kernels import ir
-from tensorlogic.kernels.ir import Fold, Loop, Stmt, cast, var
+from tensorlogic.kernels.ir import Loop, Stmt, cast, fold_of, var
 from tensorlogic.schedule.affine import dot
 from tensorlogic.schedule.emit import ZERO64, Emitter, Output, Step
 from tensorlogic.schedule.lower import Lowering, ir_type
@@ -37,8 +37,7 @@ def scan_step(root: Node, node: Node, low: Lowering) -> tuple[list[Step], list[N
     dtype = ir_type(node.dtype)
     value = cast(low.value(node.args[0], at), dtype)
     emitter.name_scalars(low)
-    sides = [(var(name, dtype),) for name in ("sum", "suml", "sumr")]
-    acc, left, right = sides
+    acc = (var("sum", dtype),)
     total = fold.merge(acc, (value,))
     out = Output(root, dot(at, contiguous_strides(node.shape)), total[0])
     body: tuple[Stmt, ...] = (
@@ -46,13 +45,9 @@ def scan_step(root: Node, node: Node, low: Lowering) -> tuple[list[Step], list[N
         *emitter.stores(low, [out]),
     )
     length = emitter.number(node.shape[axis])
-    step, merge = (emitter.rewrite(total[0]),), fold.merge(left, right)
-    init = fold.init(dtype)
-    stmt: Stmt
-    stmt = Fold(turn, ZERO64, length, "serial", acc, init, step, left, right, merge, body)
+    step, init = (emitter.rewrite(total[0]),), fold.init(dtype)
+    stmt: Stmt = fold_of(turn, (ZERO64, length), "serial", acc, init, step, None, body)
     if lanes is not None:
         stmt = Loop(lane, ZERO64, emitter.extent(lanes), "vector", (stmt,))
     count = math.prod(v.extent for group in rows for v in group)
-    loop = Loop(row, ZERO64, emitter.number(count), "parallel", (stmt,))
-    cost = 2 * node.size // max(count, 1)
-    return [emitter.step([loop], count, cost)], list(low.dependencies.values())
+    return [emitter.rows(row, count, (stmt,), 2 * node.size)], list(low.dependencies.values())

@@ -10,9 +10,9 @@ import math
 
 from tensorlogic.graph import Node
 from tensorlogic.kernels import ir
-from tensorlogic.kernels.ir import Loop, Stmt, Store
+from tensorlogic.kernels.ir import Stmt, Store
 from tensorlogic.schedule.affine import LoopVar, dot
-from tensorlogic.schedule.emit import ZERO64, Emitter, Step
+from tensorlogic.schedule.emit import Emitter, Step
 from tensorlogic.schedule.lower import BufferRef, Lowering
 from tensorlogic.schedule.rules import broadcast_index, checked_index
 from tensorlogic.storage import contiguous_strides
@@ -49,7 +49,6 @@ def scatter_step(node: Node, low: Lowering) -> tuple[list[Step], list[Node]]:
     turns = [[v] for v in parts[axis]]
     body = emitter.loops([*turns, *lanes], bool(lanes), final, "")
     rows = math.prod(node.shape[:axis])
-    loop = Loop(row, ZERO64, emitter.number(rows), "parallel", tuple(body))
-    step = emitter.step([loop], rows, values.size // rows)
+    step = emitter.rows(row, rows, body, values.size)
     step.in_place = copy
     return [step], [*low.dependencies.values(), copy]

@@ -16,13 +16,13 @@ from tensorlogic.graph import Node
 from tensorlogic.kernels import ir
 from tensorlogic.kernels.ir import (
     Expr,
-    Fold,
     Loop,
     Store,
     binary,
     bitcast,
     cast,
     const,
+    fold_of,
     select,
     unary,
     var,
@@ -77,9 +77,8 @@ class _Sorting:
         self._end = binary("min", self._first + RUN, self._stop)
 
     def _finish(self, *body: ir.Stmt) -> Step:
-        count = self._emitter.number(self._rows * self._units)
-        loop = Loop(self._unit, ZERO64, count, "parallel", body)
-        return self._emitter.step([loop], self._rows * self._units, RUN * 16)
+        count = self._rows * self._units
+        return self._emitter.rows(self._unit, count, body, count * RUN * 16)
 
     def _key(self, at: Expr) -> Expr:
         """The value at an index as an int32 of the same order: NaN is the largest, -0 equals 0."""
@@ -97,19 +96,9 @@ class _Sorting:
         i, j = ir.index("i"), ir.index("j")
         mine, other = self._key(i), self._key(j)
         before = (other < mine) | (other.eq(mine) & (cast(j, "i32") < cast(i, "i32")))
-        place, (left, right) = var("n", "i32"), (var("nl", "i32"), var("nr", "i32"))
-        counting = Fold(
-            j,
-            self._first,
-            self._end,
-            "serial",
-            (place,),
-            (const(0, "i32"),),
-            (place + cast(before, "i32"),),
-            (left,),
-            (right,),
-            (left + right,),
-        )
+        place = var("n", "i32")
+        step, bounds = place + cast(before, "i32"), (self._first, self._end)
+        counting = fold_of(j, bounds, "serial", (place,), (const(0, "i32"),), (step,), None)
         target = self._emitter.buffer(BufferRef(made, "i32", True))
         store = Store(target, self._row + self._first + cast(place, "i64"), cast(i, "i32"))
         return self._finish(Loop(i, self._first, self._end, "vector", (counting, store)))
@@ -138,40 +127,23 @@ class _Sorting:
         middle_of = (low + high) >> 1
         there = low < high
         _, _, more = ahead(left + middle_of, middle + done - 1 - middle_of, there)
-        search = self._serial(
+        search = fold_of(
             ir.index("s"),
             (ZERO64, e.number(width.bit_length())),
-            (
-                (low, high),
-                (binary("max", done - (right - middle), 0), binary("min", done, middle - left)),
-            ),
+            "serial",
+            (low, high),
+            (binary("max", done - (right - middle), 0), binary("min", done, middle - left)),
             (
                 select(there & more, middle_of + 1, low),
                 select(there & unary("not", more), middle_of, high),
             ),
+            None,
         )
         i, j, k = var("i", "i64"), var("j", "i64"), ir.index("k")
         mine, other, goes = ahead(i, j, None)
         goes = (i < middle) & (unary("not", j < right) | goes)
         one = cast(goes, "i64")
-        walk = self._serial(
-            k,
-            (first, end),
-            ((i, j), (left + low, middle + done - low)),
-            (i + one, j + 1 - one),
-            Store(target, self._row + k, select(goes, mine, other)),
-        )
+        store = Store(target, self._row + k, select(goes, mine, other))
+        begin, step = (left + low, middle + done - low), (i + one, j + 1 - one)
+        walk = fold_of(k, (first, end), "serial", (i, j), begin, step, None, (store,))
         return self._finish(search, walk)
-
-    @staticmethod
-    def _serial(
-        at: Expr,
-        bounds: tuple[Expr, Expr],
-        start: tuple[tuple[Expr, ...], tuple[Expr, ...]],
-        step: tuple[Expr, ...],
-        *body: ir.Stmt,
-    ) -> Fold:
-        """A fold that is never merged, for one turn follows another."""
-        acc, init = start
-        left, right = (tuple(var(f"{v.attr}{s}", v.dtype) for v in acc) for s in "lr")
-        return Fold(at, *bounds, "serial", acc, init, step, left, right, left, body)
