@@ -249,14 +249,15 @@ def inline_calls(roots: Sequence[Node]) -> list[Node]:
                         a.uses -= 1  # the body's nodes use it from here on
                     bodies[key] = substitute(call.traced, args)
                 new[id(n)] = bodies[key][i]
-            elif any(a is not b for a, b in zip(args, n.args, strict=True)):
-                new[id(n)] = _copy(n, args)
             else:
-                new[id(n)] = n
+                new[id(n)] = _with(n, args)
         roots = [new[id(r)] for r in roots]
 
 
-def _copy(node: Node, args: tuple[Node, ...]) -> Node:
+def _with(node: Node, args: tuple[Node, ...]) -> Node:
+    """The node with other arguments; itself if they are its own."""
+    if all(a is b for a, b in zip(args, node.args, strict=True)):
+        return node
     copy = Node(node.op, args, node.attrs, node.shape, node.dtype)
     copy.weak, copy.name, copy.site = node.weak, node.name, node.site
     if copy.device is None:
@@ -268,11 +269,8 @@ def substitute(traced: TracedFunction, args: Sequence[Node]) -> list[Node]:
     """The traced outputs with their placeholders replaced by `args`."""
     new = {id(p): a for p, a in zip(traced.inputs, args, strict=True)}
     for n in topological(traced.outputs):
-        if id(n) in new:
-            continue
-        inner = tuple(new[id(a)] for a in n.args)
-        changed = any(a is not b for a, b in zip(inner, n.args, strict=True))
-        new[id(n)] = _copy(n, inner) if changed else n
+        if id(n) not in new:
+            new[id(n)] = _with(n, tuple(new[id(a)] for a in n.args))
     return [new[id(o)] for o in traced.outputs]
 
 

@@ -164,14 +164,16 @@ def convert(x: Node, dtype: DType, on_overflow: str) -> Node:
     return node
 
 
-def _is_view(x: Node) -> bool:
-    return x.data is not None and x.data.strides is not None
+def _strides(x: Node) -> tuple[int, ...] | None:
+    """How a leaf that can be seen in other ways lies in memory; None for what else there is."""
+    return None if x.data is None else x.data.strides
 
 
-def _view(x: Node, shape: Shape, strides: tuple[int, ...], offset: int) -> Node:
+def _view(x: Node, shape: Shape, strides: tuple[int, ...], shift: int = 0) -> Node:
+    """The memory of a leaf seen otherwise, from `shift` elements on."""
     assert x.data is not None
     x.data.memory.shared = True
-    data = Strided(x.data.memory, x.data.storage, offset, strides)
+    data = Strided(x.data.memory, x.data.storage, x.data.offset + shift, strides)
     return leaf(data, shape, x.dtype, x.device, x.name)
 
 
@@ -181,29 +183,23 @@ def reshape(x: Node, shape: Shape) -> Node:
     if any(isinstance(d, bool) or not isinstance(d, int) for d in shape):
         raise TypeError(f"reshape: sizes are ints, not {shape}")
     if shape.count(-1) == 1:
-        rest = 1
-        for d in shape:
-            rest *= d if d != -1 else 1
+        rest = math.prod(d for d in shape if d != -1)
         if rest == 0 or x.size % rest:
             raise ShapeError(f"reshape: {shape_text(x.shape)} does not fit {shape_text(shape)}")
         shape = tuple(x.size // rest if d == -1 else d for d in shape)
-    total = 1
-    for d in shape:
-        if d < 0:
-            raise ShapeError(f"reshape: a size is negative in {shape_text(shape)}")
-        total *= d
+    if any(d < 0 for d in shape):
+        raise ShapeError(f"reshape: a size is negative in {shape_text(shape)}")
+    total = math.prod(shape)
     if total != x.size:
         raise ShapeError(
             f"reshape: {shape_text(x.shape)} has {x.size} values, {shape_text(shape)} has {total}"
         )
     if shape == x.shape:
         return x
-    if _is_view(x):
-        assert x.data is not None
-        assert x.data.strides is not None
-        strides = reshape_strides(x.shape, x.data.strides, shape)
-        if strides is not None:
-            return _view(x, shape, strides, x.data.offset)
+    old = _strides(x)
+    strides = None if old is None else reshape_strides(x.shape, old, shape)
+    if strides is not None:
+        return _view(x, shape, strides)
     return Node(ops.RESHAPE, (x,), (), shape, x.dtype)
 
 
@@ -216,10 +212,9 @@ def permute(x: Node, axes: Sequence[int]) -> Node:
     if order == tuple(range(rank)):
         return x
     shape = tuple(x.shape[a] for a in order)
-    if _is_view(x):
-        assert x.data is not None
-        assert x.data.strides is not None
-        return _view(x, shape, tuple(x.data.strides[a] for a in order), x.data.offset)
+    strides = _strides(x)
+    if strides is not None:
+        return _view(x, shape, tuple(strides[a] for a in order))
     return Node(ops.PERMUTE, (x,), (order,), shape, x.dtype)
 
 
@@ -230,13 +225,10 @@ def expand(x: Node, shape: Shape) -> Node:
     if x.shape == tuple(shape):
         return x
     x = reshape(x, (1,) * (len(shape) - len(x.shape)) + x.shape)
-    if _is_view(x):
-        assert x.data is not None
-        assert x.data.strides is not None
-        strides = tuple(
-            0 if a != b else s for a, b, s in zip(x.shape, shape, x.data.strides, strict=True)
-        )
-        return _view(x, tuple(shape), strides, x.data.offset)
+    strides = _strides(x)
+    if strides is not None:
+        spread = zip(x.shape, shape, strides, strict=True)
+        return _view(x, tuple(shape), tuple(0 if a != b else s for a, b, s in spread))
     return Node(ops.EXPAND, (x,), (), tuple(shape), x.dtype)
 
 
@@ -248,6 +240,13 @@ def slice_(x: Node, ranges: Sequence[tuple[int, int, int]]) -> Node:
     return walk(x, shape, [(a, ((i, s),)) for i, (a, _, s) in enumerate(ranges)])
 
 
+def part(x: Node, axis: int, start: int, count: int, step: int = 1) -> Node:
+    """`count` entries of one axis, from `start` on."""
+    ranges = [(0, d, 1) for d in x.shape]
+    ranges[axis] = (start, count, step)
+    return slice_(x, ranges)
+
+
 Steps = tuple[tuple[int, int], ...]
 """By how much an index grows with which axes of a result: (axis, step)."""
 
@@ -255,15 +254,14 @@ Steps = tuple[tuple[int, int], ...]
 def walk(x: Node, shape: Shape, indices: Sequence[tuple[int, Steps]]) -> Node:
     """The elements of x at affine indices: for each axis of x a start, and by how much its index
     grows with which axes of the result."""
-    if _is_view(x):
-        assert x.data is not None
-        assert x.data.strides is not None
-        offset, strides = x.data.offset, [0] * len(shape)
-        for (start, steps), stride in zip(indices, x.data.strides, strict=True):
-            offset += start * stride if 0 not in shape else 0
+    old = _strides(x)
+    if old is not None:
+        shift, strides = 0, [0] * len(shape)
+        for (start, steps), stride in zip(indices, old, strict=True):
+            shift += start * stride if 0 not in shape else 0
             for axis, step in steps:
                 strides[axis] += step * stride
-        return _view(x, shape, tuple(strides), offset)
+        return _view(x, shape, tuple(strides), shift)
     return Node(ops.SLICE, (x,), tuple(indices), shape, x.dtype)
 
 
@@ -335,10 +333,8 @@ def _one_batch_stride(x: Node, batch: Shape) -> Node:
         return x
     if own != batch:
         x = expand(x, (*batch, *x.shape[-2:]))
-    elif x.data is None or x.data.strides is None:
-        return x
     else:
-        axes = [(n, s) for n, s in zip(own, x.data.strides, strict=False) if n != 1]
+        axes = [(n, s) for n, s in zip(own, _strides(x) or (), strict=False) if n != 1]
         if all(s == n2 * s2 for (_, s), (n2, s2) in itertools.pairwise(axes)):
             return x
     return Node(ops.CAST, (x,), (x.dtype,), x.shape, x.dtype)
@@ -374,10 +370,10 @@ def attention(
     """q [..., H, T, D], k [..., G, S, D], v [..., G, S, E], H a multiple of G; [..., H, T, E]."""
     shapes = f"q {shape_text(q.shape)}, k {shape_text(k.shape)}, v {shape_text(v.shape)}"
     check_floats("scaled_dot_product_attention", q, k, v)
-    rank_was_2 = len(q.shape) == 2
+    is_matrix = len(q.shape) == 2
     if not len(q.shape) == len(k.shape) == len(v.shape) or len(q.shape) < 2:
         raise ShapeError(f"scaled_dot_product_attention: ranks differ: {shapes}")
-    if len(q.shape) == 2:
+    if is_matrix:
         q, k, v = (reshape(x, (1, *x.shape)) for x in (q, k, v))
     batch = q.shape[:-3]
     heads, groups = q.shape[-3], k.shape[-3]
@@ -407,14 +403,14 @@ def attention(
     attrs = (causal, length is not None, mask is not None)
     node = Node(ops.ATTENTION, tuple(args), attrs, out, dtype)
     node.site = user_site()
-    return reshape(node, out[1:]) if rank_was_2 else node
+    return reshape(node, out[1:]) if is_matrix else node
 
 
 def update(x: Node, at: Node, new: Node, axis: int) -> Node:
     """x with x[at : at + n] along axis replaced by new; consumes x."""
     axis = normal_axis("update", axis, len(x.shape))
-    expected = (*x.shape[:axis], new.shape[axis] if axis < len(new.shape) else -1)
-    expected = (*expected, *x.shape[axis + 1 :])
+    count = new.shape[axis] if axis < len(new.shape) else -1
+    expected = (*x.shape[:axis], count, *x.shape[axis + 1 :])
     if new.shape != expected or new.shape[axis] > x.shape[axis]:
         raise ShapeError(
             f"update: {shape_text(new.shape)} does not fit {shape_text(x.shape)} along axis {axis}"

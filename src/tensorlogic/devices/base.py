@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 from tensorlogic.errors import DeviceError
@@ -82,38 +84,15 @@ class Registry:
             )
 
 
-def _reference() -> Device:
-    from tensorlogic.devices.reference import Reference
-
-    return Reference()
-
-
-def _cpu() -> Device:
-    from tensorlogic.devices.cpu import Cpu
-
-    return Cpu()
-
-
-def _metal() -> Device:
-    from tensorlogic.devices.metal import Metal
-
-    return Metal()
-
-
-def _cuda() -> Device:
-    from tensorlogic.devices.cuda import Cuda
-
-    return Cuda()
+def _open(name: str) -> Device:
+    """The device of that name, from the module of that name, which is only now imported."""
+    device: Device = getattr(import_module(f"tensorlogic.devices.{name}"), name.capitalize())()
+    return device
 
 
 REGISTRY = Registry()
-for _name, _factory in (
-    ("cpu", _cpu),
-    ("reference", _reference),
-    ("metal", _metal),
-    ("cuda", _cuda),
-):
-    REGISTRY.register(_name, _factory)
+for _name in ("cpu", "reference", "metal", "cuda"):
+    REGISTRY.register(_name, partial(_open, _name))
 
 
 def resolve(name: str | None, missing_ok: bool = False) -> str | None:

@@ -79,14 +79,10 @@ def roll(x: Tensor, shift: Any, axis: Any) -> Tensor:
         at = record.normal_axis("roll", a, len(node.shape))
         size = node.shape[at]
         cut = size - s.__index__() % size if size else 0
-        node = record.concat([_range(node, at, cut, size), _range(node, at, 0, cut)], at)
+        node = record.concat(
+            [record.part(node, at, cut, size - cut), record.part(node, at, 0, cut)], at
+        )
     return wrap(node)
-
-
-def _range(x: Node, axis: int, start: int, stop: int) -> Node:
-    ranges = [(0, d, 1) for d in x.shape]
-    ranges[axis] = (start, stop - start, 1)
-    return record.slice_(x, ranges)
 
 
 @method

@@ -156,9 +156,7 @@ def _spread(x: Node, axis: int, stride: int, low: int, high: int) -> Node:
     lone = record.reshape(x, (*before, size, 1, *after))
     widths = [(0, stride - 1 if i == axis + 1 else 0) for i in range(len(lone.shape))]
     wide = record.reshape(record.pad(lone, widths, number(0.0)), (*before, size * stride, *after))
-    ranges = [(0, d, 1) for d in wide.shape]
-    ranges[axis] = (low, (size - 1) * stride + 1 - low - high, 1)
-    return record.slice_(wide, ranges)
+    return record.part(wide, axis, low, (size - 1) * stride + 1 - low - high)
 
 
 @method

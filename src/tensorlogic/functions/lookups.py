@@ -118,8 +118,7 @@ def topk(x: Tensor, k: int, axis: int = -1) -> tuple[Tensor, Tensor]:
     at = record.normal_axis("topk", axis, len(node.shape))
     if not 0 <= k <= node.shape[at]:
         raise ShapeError(f"topk: {k} of axis {axis} of {list(node.shape)}")
-    ranges = [(0, k if i == at else d, 1) for i, d in enumerate(node.shape)]
-    picked = record.slice_(indexing.argsort("topk", node, at, True), ranges)
+    picked = record.part(indexing.argsort("topk", node, at, True), at, 0, k)
     return wrap(indexing.gather(node, picked, at)), wrap(picked)
 
 

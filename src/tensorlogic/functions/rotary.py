@@ -52,9 +52,7 @@ def rope(x: Tensor, positions: Any = 0, base: float = 10000.0, layout: str = "ha
     pair, along = ((2, 1), (1, half)) if layout == "halves" else ((1, 2), (half, 1))
     both = (2, half) if layout == "halves" else (half, 2)
     wide = record.reshape(record.cast(node, float32), (*lead, *both))
-    ranges = [(0, d, 1) for d in wide.shape]
-    ranges[axis] = (1, 2, -1)
-    other = record.slice_(wide, ranges)
+    other = record.part(wide, axis, 1, 2, -1)
     rates = float(base) ** (-2 * np.arange(half) / width)
     rate = tensor(rates.reshape(along), float32)._node
     sign = tensor(np.array([-1.0, 1.0]).reshape(pair), float32)._node

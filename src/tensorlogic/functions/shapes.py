@@ -105,9 +105,7 @@ def split(x: Tensor, parts: Any, axis: int = 0) -> tuple[Tensor, ...]:
             raise ShapeError(f"split: sizes {sizes} do not add up to {size}")
     out, start = [], 0
     for s in sizes:
-        ranges = [(0, d, 1) for d in node.shape]
-        ranges[at] = (start, s, 1)
-        out.append(wrap(record.slice_(node, ranges)))
+        out.append(wrap(record.part(node, at, start, s)))
         start += s
     return tuple(out)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import GeneratorType
 from typing import Any
@@ -175,10 +175,7 @@ class Interpreter:
         raise Fault(f"`{node.name}` is not defined{values.nearest(node.name, known)}")
 
     def _list(self, node: tree.ListOf, scope: Scope) -> Steps:
-        items = []
-        for item in node.items:
-            items.append((yield item))
-        return items
+        return (yield from _values(node.items))
 
     def _unary(self, node: tree.Unary, scope: Scope) -> Steps:
         return values.unary(node.operator, (yield node.operand))
@@ -203,19 +200,13 @@ class Interpreter:
 
     def _index(self, node: tree.Index, scope: Scope) -> Steps:
         target = yield node.target
-        keys = []
-        for key in node.indices:
-            keys.append((yield key))
+        keys = yield from _values(node.indices)
         return values.index(target, keys[0] if len(keys) == 1 else tuple(keys))
 
     def _call(self, node: tree.Call, scope: Scope) -> Steps:
         callee = yield node.callee
-        positional = []
-        for argument in node.positional:
-            positional.append((yield argument))
-        named = {}
-        for name, argument in node.named.items():
-            named[name] = yield argument
+        positional = yield from _values(node.positional)
+        named = dict(zip(node.named, (yield from _values(node.named.values())), strict=True))
         if isinstance(callee, Builtin):
             return callee(*positional, **named)
         if not isinstance(callee, Function):
@@ -347,6 +338,13 @@ _METHODS: dict[type[tree.Node], Callable[[Interpreter, Any, Scope], Any]] = {
     tree.Function: Interpreter._function,
     tree.Import: Interpreter._import,
 }
+
+
+def _values(nodes: Iterable[tree.Node]) -> Steps:
+    found = []
+    for node in nodes:
+        found.append((yield node))
+    return found
 
 
 # ---- errors ---------------------------------------------------------------------------------

@@ -216,17 +216,16 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
             seen.add(parameter.name)
         return tree.Function(self._at(name), str(name), parameters, result, body)
 
-    def parameters(self, meta: Meta, items: list[Any]) -> list[tree.Parameter]:
+    def parameters(self, meta: Meta, items: list[Any]) -> list[Any]:
         return items
+
+    arguments = indices = dims = parameters
 
     def parameter(self, meta: Meta, items: list[Any]) -> tree.Parameter:
         return tree.Parameter(self._at(items[0]), str(items[0]), items[1], items[2])
 
     def type_name(self, meta: Meta, items: list[Any]) -> tree.TypeName:
         return tree.TypeName(self._span(meta), str(items[0]), items[1])
-
-    def dims(self, meta: Meta, items: list[Any]) -> list[str]:
-        return items
 
     def dim(self, meta: Meta, items: list[Token]) -> str:
         return "".join(items)
@@ -282,9 +281,6 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
     def index(self, meta: Meta, items: list[Any]) -> tree.Index:
         return tree.Index(self._span(meta), items[0], items[1])
 
-    def indices(self, meta: Meta, items: list[Any]) -> list[tree.Node]:
-        return items
-
     def slice(self, meta: Meta, items: list[Any]) -> tree.Slice:
         span = self._span(meta)
         start, stop, step = (item or tree.Literal(span, None) for item in items)
@@ -311,9 +307,6 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
         found = re.findall(r"\w+", token)
         callee, dtype = (tree.Name(self._at(token), name) for name in found)
         return self.call(meta, [callee, [*arguments, tree.Bind(dtype.span, "dtype", dtype)]])
-
-    def arguments(self, meta: Meta, items: list[Any]) -> list[tree.Node]:
-        return items
 
     named = let
 
