@@ -17,8 +17,6 @@ from tensorlogic.errors import TraceError
 from tensorlogic.explain import STAGES, explain
 from tensorlogic.graph import Node, inline_calls, topological, user_site
 
-_VIEWS = ("reshape", "permute", "expand", "slice")
-
 
 def evaluate(nodes: Sequence[Node]) -> None:
     """Compute nodes together, each on its device; afterwards they are leaves."""
@@ -41,7 +39,7 @@ def _prepare(nodes: Sequence[Node]) -> None:
             _run_call(n)
         elif n.op is ops.MATMUL:
             for a in n.args:
-                while a.op is not None and a.op.kind in _VIEWS:
+                while a.op is not None and a.op.kind in ops.VIEWS:
                     a = a.args[0]
                 if a.op in (ops.NARROW, ops.CONVERT) and a.args[0].is_leaf and a not in nodes:
                     evaluate([a])

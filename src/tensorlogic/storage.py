@@ -99,18 +99,15 @@ def reshape_strides(
     """Strides that show a strided array in a new shape without a copy, or None."""
     if 0 in shape:
         return contiguous_strides(new)
-    old = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
+    merged: list[tuple[int, int]] = []  # adjacent old axes that run on as one
+    for n, s in zip(shape, strides, strict=True):
+        if n != 1 and merged and merged[-1][1] == s * n:
+            merged[-1] = (merged[-1][0] * n, s)
+        elif n != 1:
+            merged.append((n, s))
     result = [0] * len(new)
-    group: list[tuple[int, int]] = []  # adjacent old axes that run on as one
-    merged: list[list[int]] = []
-    for n, s in old:
-        if merged and merged[-1][1] == s * n:
-            merged[-1] = [merged[-1][0] * n, s]
-        else:
-            merged.append([n, s])
-    group = [(n, s) for n, s in merged]
     axis = len(new) - 1
-    for n, s in reversed(group):
+    for n, s in reversed(merged):
         while n > 1:
             while axis >= 0 and new[axis] == 1:
                 axis -= 1

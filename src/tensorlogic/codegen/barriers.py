@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from tensorlogic.codegen.packing import depends
 from tensorlogic.kernels.ir import (
     Buffer,
     Check,
@@ -123,9 +124,8 @@ def _each_thread_its_own(kernel: Kernel, buffer: Buffer) -> bool:
             if isinstance(s, Loop | Fold):
                 inner = s if s.kind == "vector" else loop
                 loads((s.start, s.stop), loop)
-                if isinstance(s, Fold):
-                    loads(s.init, loop)
-                    loads(s.step, inner)
+                loads(s.init, loop)
+                loads(s.step, inner)
                 visit(s.body, inner)
             elif isinstance(s, Split):
                 for part in s.bodies:
@@ -142,8 +142,9 @@ def _each_thread_its_own(kernel: Kernel, buffer: Buffer) -> bool:
 
 
 def _one_to_one(e: Expr, name: str) -> bool:
-    """Whether an address is the index plus something that does not depend on it."""
+    """Whether an address is the index plus or minus something that does not depend on it, or the
+    other way round."""
     if e.op == "index":
         return bool(e.attr == name)
-    having = [a for a in e.args if any(n.op == "index" and n.attr == name for n in nodes_of(a))]
+    having = [a for a in e.args if depends(a, name)]
     return e.op in ("add", "sub") and len(having) == 1 and _one_to_one(having[0], name)

@@ -11,13 +11,14 @@ local memory is printed as a flat one.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tensorlogic.codegen.barriers import Hazards
 from tensorlogic.codegen.c_text import BYTES, LOAD, MEMORY, STORE, VALUE, KernelText, bare
 from tensorlogic.codegen.dialects import GROUP_MEMORY, assemble
 from tensorlogic.codegen.packing import PACK, can_pack, packed_loads, without_index
 from tensorlogic.kernels.check import KernelError
+from tensorlogic.kernels.interpret import evaluate
 from tensorlogic.kernels.ir import (
     Barrier,
     Buffer,
@@ -89,36 +90,11 @@ def local_capacity(kernel: Kernel, width: int = 256) -> dict[str, int]:
     return {b.name: n for b, n in sizes.items()}
 
 
-_UNIFORM: dict[str, Callable[..., int]] = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-    "min": min,
-    "max": max,
-    "idiv": lambda a, b: abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1),
-    "irem": lambda a, b: abs(a) % abs(b) * (-1 if a < 0 else 1),
-    "select": lambda c, a, b: a if c else b,
-    "eq": lambda a, b: a == b,
-    "ne": lambda a, b: a != b,
-    "lt": lambda a, b: a < b,
-    "le": lambda a, b: a <= b,
-    "cast": int,
-}
-
-
 def uniform(e: Expr, params: Mapping[str, float]) -> int:
     """The value of a bound that depends on parameters alone."""
-    value: dict[Expr, int] = {}
-    for n in nodes_of(e):
-        if n.op == "const":
-            value[n] = int(n.attr)
-        elif n.op == "param":
-            value[n] = int(params[n.attr])
-        elif n.op in _UNIFORM:
-            value[n] = _UNIFORM[n.op](*(value[a] for a in n.args))
-        else:
-            raise KernelError(f"the bound of a grid depends on parameters alone: {e}")
-    return value[e]
+    if any(n.op in ("index", "var", "load") for n in nodes_of(e)):
+        raise KernelError(f"the bound of a grid depends on parameters alone: {e}")
+    return int(evaluate(e, params))
 
 
 def pack_params(

@@ -179,7 +179,6 @@ def _slice(node: Node, x: Array) -> Array:
     return result
 
 
-_VIEWS = ("reshape", "permute", "expand", "slice")
 _RULES: dict[str, Callable[..., Array]] = {
     "elementwise": _elementwise,
     "reduce": _reduce,
@@ -234,6 +233,6 @@ class Reference:
             if node.dtype is float16 and result.dtype != np.float16:
                 # Through float32, as on every device: the stored value is rounded from float32.
                 result = result.astype(np.float32)
-                if exact or node.op.kind in _VIEWS:
+                if exact or node.op.kind in ops.VIEWS:
                     return result  # a view of a quantized leaf rounds nothing either
             return np.asarray(result).astype(node.dtype.numpy, copy=False)

@@ -10,8 +10,7 @@ from tensorlogic import indexing, record
 from tensorlogic.creation import arange, tensor
 from tensorlogic.dtypes import as_dtype, float16, int32
 from tensorlogic.errors import DTypeError, ShapeError
-from tensorlogic.functions.registry import function, method, node_of
-from tensorlogic.graph import Node
+from tensorlogic.functions.registry import function, indices_of, method, node_of
 from tensorlogic.ops import OPS
 from tensorlogic.tensor import Tensor, as_node, wrap
 
@@ -36,10 +35,6 @@ def one_hot(indices: Tensor, classes: int, dtype: Any = float16) -> Tensor:
     return wrap(record.cast(record.elementwise(OPS["equal"], own, places), wanted))
 
 
-def _indices(fn: str, value: Any) -> Node:
-    return node_of(fn, value if isinstance(value, Tensor) else tensor(value, dtype="int32"))
-
-
 @method
 def gather(x: Tensor, indices: Any, axis: int) -> Tensor:
     """Entries of x along `axis`, picked by int32 indices that lie beside them.
@@ -52,7 +47,7 @@ def gather(x: Tensor, indices: Any, axis: int) -> Tensor:
     >>> tl.gather(tl.tensor([[1.0, 2.0], [3.0, 4.0]]), [[1], [0]], axis=1).tolist()
     [[2.0], [3.0]]
     """
-    return wrap(indexing.gather(node_of("gather", x), _indices("gather", indices), axis))
+    return wrap(indexing.gather(node_of("gather", x), indices_of("gather", indices), axis))
 
 
 @method
@@ -75,7 +70,7 @@ def scatter(x: Tensor, indices: Any, values: Any, axis: int, reduce: str | None 
         raise ValueError(f'scatter: reduce is None or "add", not {reduce!r}')
     node, given = node_of("scatter", x), as_node(values)
     return wrap(
-        indexing.scatter(node, _indices("scatter", indices), given, axis, reduce is not None)
+        indexing.scatter(node, indices_of("scatter", indices), given, axis, reduce is not None)
     )
 
 

@@ -12,8 +12,8 @@ from tensorlogic.ops import OPS, Op
 from tensorlogic.tensor import Tensor, as_node, wrap
 
 
-def _from_row(op: Op) -> Callable[..., Any]:
-    """The public function of an elementwise row."""
+def add_elementwise(op: Op) -> Callable[..., Any]:
+    """Make the function and method of a row of the op table and return the function."""
     names = {1: ["x"], 2: ["a", "b"], 3: ["condition", "a", "b"]}[op.arity]
 
     def function(*args: Any) -> Tensor:
@@ -24,13 +24,7 @@ def _from_row(op: Op) -> Callable[..., Any]:
     kind = inspect.Parameter.POSITIONAL_ONLY
     parameters = [inspect.Parameter(n, kind) for n in names]
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return function
-
-
-def add_elementwise(op: Op) -> Callable[..., Any]:
-    """Make the function and method of a row of the op table and return the function."""
-    fn = _from_row(op)
-    return method(fn)
+    return method(function)
 
 
 for _op in list(OPS.values()):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from tensorlogic import record
+from tensorlogic.creation import tensor
 from tensorlogic.graph import Node
 from tensorlogic.tensor import Tensor
 
@@ -34,6 +35,11 @@ def node_of(fn: str, value: Any) -> Node:
     if not isinstance(value, Tensor):
         raise TypeError(f"{fn}: a tensor was expected, not {type(value).__name__}")
     return value._node
+
+
+def indices_of(fn: str, value: Any) -> Node:
+    """The node of an argument that holds indices: a tensor, or what makes one of int32."""
+    return node_of(fn, value if isinstance(value, Tensor) else tensor(value, dtype="int32"))
 
 
 def floats(fn: str, value: Any) -> Node:

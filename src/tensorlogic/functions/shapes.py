@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tensorlogic import indexing, record
-from tensorlogic.creation import tensor
 from tensorlogic.errors import ShapeError
-from tensorlogic.functions.registry import function, method, node_of
+from tensorlogic.functions.registry import function, indices_of, method, node_of
 from tensorlogic.graph import shape_text
 from tensorlogic.tensor import Tensor, as_node, wrap
 
@@ -149,9 +148,7 @@ def take(x: Tensor, indices: Any, axis: int = 0) -> Tensor:
     >>> tl.take(tl.arange(0, 50, 10), [3, -1]).tolist()
     [30, 40]
     """
-    if not isinstance(indices, Tensor):
-        indices = tensor(indices, dtype="int32")
-    return wrap(indexing.take(node_of("take", x), node_of("take", indices), axis))
+    return wrap(indexing.take(node_of("take", x), indices_of("take", indices), axis))
 
 
 @function

@@ -1,4 +1,5 @@
-"""The kernel IR run by NumPy: what a kernel means, for tests of the printers.
+"""The kernel IR run by NumPy: what a kernel means. Printers are tested against it, and
+bounds of launches computed with it.
 
 Parallel and vector loops run on array axes, a new one in front for each; serial and unrolled loops
 and all folds turn by turn. Where bounds differ along the outer axes, a mask says who takes part.

@@ -57,9 +57,7 @@ def run_file(
     area: 42
     {}
     """
-    from tensorlogic.lang.interpreter import Interpreter
     from tensorlogic.lang.source import Source
 
-    names: dict[str, Any] = {} if environment is None else environment
-    Interpreter(out, names).run(Source.read(os.fspath(path)))
-    return names
+    source = Source.read(os.fspath(path))
+    return run(source.text, source.path, out=out, environment=environment)

@@ -17,6 +17,7 @@ from tensorlogic.dtypes import DTYPES
 from tensorlogic.errors import TensorLogicError
 from tensorlogic.functions import FUNCTIONS
 from tensorlogic.lang.values import (
+    INT_LIMIT,
     Fault,
     Module,
     between,
@@ -33,7 +34,6 @@ PYTHON_ONLY = frozenset(
     {"from_numpy", "eval", "dims", "function", "numpy", "precision", "run_file"}
 )
 """Public Python names that have no meaning in a text program."""
-_INT_LIMIT = 2**63
 
 
 @dataclass(frozen=True, repr=False)
@@ -135,7 +135,7 @@ def _string(x: Any) -> str:
 
 def _int(x: Any) -> int:
     value = _number("int", x)
-    if not -_INT_LIMIT <= value < _INT_LIMIT:  # also for NaN
+    if not -INT_LIMIT <= value < INT_LIMIT:  # also for NaN
         raise Fault(f"int(): {show(value)} does not fit an int of 64 bits")
     return int(value)
 

@@ -12,7 +12,7 @@ from tensorlogic.dtypes import DType
 from tensorlogic.model import Model
 from tensorlogic.tensor import Tensor
 
-_INT_LIMIT = 2**63
+INT_LIMIT = 2**63
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -128,10 +128,10 @@ def binary(symbol: str, left: Any, right: Any) -> Any:
         raise Fault(f"`{symbol}` takes {takes}, not {kind(left)} and {kind(right)}")
     # An int ** int is worked out only where it can fit, since it could be of any length.
     fits = symbol != "**" or isinstance(left, float) or left.bit_length() * right <= 128
-    result = _ARITHMETIC[symbol](left, right) if fits else _INT_LIMIT
+    result = _ARITHMETIC[symbol](left, right) if fits else INT_LIMIT
     if isinstance(result, complex):
         raise Fault(f"`{symbol}` of {show(left)} and {show(right)} is not a real number")
-    if isinstance(result, int) and not -_INT_LIMIT <= result < _INT_LIMIT:
+    if isinstance(result, int) and not -INT_LIMIT <= result < INT_LIMIT:
         raise Fault(f"`{symbol}`: the result does not fit an int of 64 bits")
     return result
 

@@ -39,6 +39,7 @@ from tensorlogic.ops.structural import (
     SLICE,
     TAKE,
     UPDATE,
+    VIEWS,
 )
 from tensorlogic.ops.table import OPS, Fold, Op, register
 
@@ -63,6 +64,7 @@ __all__ = [
     "SLICE",
     "TAKE",
     "UPDATE",
+    "VIEWS",
     "Fold",
     "Op",
     "argmax",

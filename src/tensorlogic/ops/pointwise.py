@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from tensorlogic.kernels import ir
-from tensorlogic.kernels.ir import Expr, binary, const, select, unary
+from tensorlogic.kernels.expand import horner
+from tensorlogic.kernels.ir import Expr, binary, select, unary
 from tensorlogic.ops.table import elementwise
 
 
@@ -90,9 +91,7 @@ def _gelu(x: Expr) -> Expr:
     scale = ir.fma(y, 0.302, 1.0)
     v = y / scale
     s = ir.fma(v, -0.604, 1.0)
-    p: Expr = const(_NORMAL_TAIL[-1], "f32")
-    for c in reversed(_NORMAL_TAIL[:-1]):
-        p = ir.fma(p, s, c)
+    p = horner(s, _NORMAL_TAIL)
     square = y * y
     # What rounding took from y*y, which exp would magnify, from the divisor (1 / scale is
     # (1 + s) / 2) and from the product is given back.

@@ -25,3 +25,6 @@ RANDOM = structural("random", "Uniform floats of a counter-based generator (Phil
 UPDATE = structural("update", "A tensor with a range of one axis replaced, in place.")
 PARTIAL = structural("partial", "Results of the parts of a long reduction.")
 CALL = structural("call", "A call of a traced function.")
+
+VIEWS = ("reshape", "permute", "expand", "slice")
+"""Kinds of ops that change indices only."""

@@ -18,7 +18,7 @@ from tensorlogic.schedule.emit import (
     matmul_step,
     split_step,
 )
-from tensorlogic.schedule.lower import SHAPE_ONLY, Lowering, Materialise
+from tensorlogic.schedule.lower import Lowering, Materialise
 from tensorlogic.schedule.partial import two_stage_steps
 from tensorlogic.schedule.rules import RULES, is_long
 from tensorlogic.schedule.scan import scan_step
@@ -43,7 +43,7 @@ _STORED_AS = ("concat", "attention", "scan")
 _READ_OFTEN = (ops.MATMUL, ops.ATTENTION, ops.ARGSORT)
 """Ops that read what they are given many times."""
 _IN_PLACE = (ops.UPDATE, ops.SCATTER)
-_VIEWS = (*SHAPE_ONLY, "cast")
+_FREE = (*ops.VIEWS, "cast")
 _COSTLY = ("reduce", "matmul", "take", "random", "gather")
 _MANY = 1000
 
@@ -131,7 +131,7 @@ class Scheduler:
     def _store_operands(self, n: Node) -> None:
         """What a product reads many times is computed once, not for each time."""
         for x in n.args:
-            while x.op is not None and x.op.kind in SHAPE_ONLY:
+            while x.op is not None and x.op.kind in ops.VIEWS:
                 x = x.args[0]
             if x.op is not None and not (x.op is ops.CAST and x.args[0].is_leaf):
                 self._stored.add(id(x))
@@ -170,11 +170,11 @@ class Scheduler:
         args = [a for a in n.args if id(a) not in self._stored]
         stored = {id(a) for a in n.args if id(a) in self._stored}
         # Only "few" or "many" matters, so that both are cut off and stay cheap.
-        own = _MANY if n.op.kind in _COSTLY else 0 if n.op.kind in _VIEWS else 1
+        own = _MANY if n.op.kind in _COSTLY else 0 if n.op.kind in _FREE else 1
         self._size[id(n)] = min(own + sum(self._size[id(a)] for a in args), _MANY)
         leaves = frozenset(stored).union(*(self._leaves[id(a)] for a in args))
         self._leaves[id(n)] = frozenset(sorted(leaves)[:2])
-        if n.op.kind in _VIEWS:
+        if n.op.kind in _FREE:
             return False
         return self._size[id(n)] > CHEAP_OPS or len(self._leaves[id(n)]) > 1
 

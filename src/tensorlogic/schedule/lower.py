@@ -27,8 +27,6 @@ from tensorlogic.schedule.affine import (
 from tensorlogic.storage import contiguous_strides
 
 _IR_TYPE = {"float": "f32", "int": "i32", "bool": "bool"}
-SHAPE_ONLY = ("reshape", "permute", "expand", "slice")
-"""Ops that change indices only."""
 MAX_TAPS = 8
 """Taps of a window that are unrolled at most."""
 _POINTWISE = ("elementwise", "cast")
@@ -355,7 +353,7 @@ class Lowering:
         while x.op is not None and not self.stored(x):
             (*_, inner) = x.args
             widens = x.op is ops.CAST and inner.dtype.itemsize <= x.dtype.itemsize
-            if x.op.kind not in SHAPE_ONLY and not widens:
+            if x.op.kind not in ops.VIEWS and not widens:
                 return x
             x = inner
         return None

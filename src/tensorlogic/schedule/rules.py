@@ -13,7 +13,6 @@ from tensorlogic.kernels.spec import ACC
 from tensorlogic.philox import philox
 from tensorlogic.schedule.affine import ZERO, Affine, LoopVar, dense, dot, reshape_index
 from tensorlogic.schedule.lower import (
-    SHAPE_ONLY,
     Lowering,
     Materialise,
     Product,
@@ -274,7 +273,7 @@ def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
 
 def _sources(x: Node) -> list[Node]:
     """The leaf under a chain of views and casts, if there is one."""
-    while x.op is not None and x.op.kind in (*SHAPE_ONLY, "cast"):
+    while x.op is not None and x.op.kind in (*ops.VIEWS, "cast"):
         x = x.args[0]
     return [x]
 
