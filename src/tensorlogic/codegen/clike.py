@@ -187,7 +187,7 @@ class Printer(KernelText):
         self.line(f"const index_t {row} = {'' if start == '0' else f'{start} + '}{place};")
         self.line(f"if ({row} >= {stop}) return;")
         if self.flat and self.packed:
-            self.pack(last, row, start, stop)
+            self.pack(last, row, stop)
         else:
             self.env["index", last.index.attr] = (row, 0)
             self.statements(last.body)
@@ -264,7 +264,7 @@ class Printer(KernelText):
             for v, name in zip(s.acc, accs, strict=True):
                 self.env["var", v.attr] = (name, inside)
             if each > 1:
-                self.pack(s, i, start, stop, accs)
+                self.pack(s, i, stop, accs)
             else:
                 self.env["index", s.index.attr] = (i, inside)
                 self.statements(s.body)
@@ -281,7 +281,7 @@ class Printer(KernelText):
             if vector:
                 self.merge(s, accs)
 
-    def pack(self, s: Loop | Fold, i: str, start: str, stop: str, accs: Sequence[str] = ()) -> None:
+    def pack(self, s: Loop | Fold, i: str, stop: str, accs: Sequence[str] = ()) -> None:
         """Four turns of a loop from `i` on: memory is read before them and written after them."""
         here = len(self.chain) - 1
         self.env["index", s.index.attr] = (i, here)

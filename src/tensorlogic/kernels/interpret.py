@@ -294,14 +294,10 @@ def _precise(function: Callable[[Array], Array]) -> Callable[..., Array]:
     return lambda e, a: function(np.asarray(a, np.float64))
 
 
-def _negate(e: Expr, a: Array) -> Array:
-    return -a
-
-
 _erf: Any = np.frompyfunc(math.erf, 1, 1)
 
 _OPERATIONS: dict[str, Callable[..., Array]] = {
-    "neg": _negate,
+    "neg": _plain(np.negative),
     "abs": _plain(np.abs),
     "not": _plain(np.invert),
     **{op: _plain(getattr(np, op)) for op in ("sqrt", "floor", "ceil", "trunc", "rint")},

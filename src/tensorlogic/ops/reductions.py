@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 
 import numpy as np
@@ -19,14 +20,6 @@ def _lowest(t: str) -> Entries:
 
 def _highest(t: str) -> Entries:
     return (const(math.inf if t == "f32" else 2**31 - 1, t),)
-
-
-def _above(a: Expr, b: Expr) -> Expr:
-    return b < a
-
-
-def _below(a: Expr, b: Expr) -> Expr:
-    return a < b
 
 
 def _first(better: Callable[[Expr, Expr], Expr]) -> Callable[[Entries, Entries], Entries]:
@@ -97,7 +90,7 @@ argmax = reduction(
     "argmax",
     "The index (int32) of the first largest value along an axis; a NaN counts as largest.",
     np.argmax,
-    _index_of(_lowest, _above),
+    _index_of(_lowest, operator.gt),
     accepts="number",
     result="int32",
 )
@@ -105,7 +98,7 @@ argmin = reduction(
     "argmin",
     "The index (int32) of the first smallest value along an axis; a NaN counts as smallest.",
     np.argmin,
-    _index_of(_highest, _below),
+    _index_of(_highest, operator.lt),
     accepts="number",
     result="int32",
 )
