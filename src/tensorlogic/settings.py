@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +15,12 @@ class Settings:
     """precision: "default", or "exact" (values between kernels are kept in float32)."""
 
     precision: str = "default"
+
+
+def cache_folder() -> Path:
+    """Where models and compiled kernels are kept: TENSORLOGIC_CACHE, or `~/.cache/tensorlogic`."""
+    named = os.environ.get("TENSORLOGIC_CACHE")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "tensorlogic"
 
 
 DEBUG = int(os.environ.get("TENSORLOGIC_DEBUG") or 0)

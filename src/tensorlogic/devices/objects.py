@@ -23,6 +23,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from tensorlogic import settings
 from tensorlogic.devices import elf, symbols
 
 CACHE_LIMIT = 256 << 20
@@ -161,8 +162,7 @@ def _load(
 
 def cache_folder() -> Path:
     """Where objects lie: `~/.cache/tensorlogic/objects`; TENSORLOGIC_CACHE replaces its parent."""
-    given = os.environ.get("TENSORLOGIC_CACHE")
-    return (Path(given) if given else Path.home() / ".cache" / "tensorlogic") / "objects"
+    return settings.cache_folder() / "objects"
 
 
 def _key(*parts: str) -> str:

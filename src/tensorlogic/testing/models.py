@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tensorlogic.errors import TensorLogicError
+from tensorlogic.settings import cache_folder
 
 
 class FetchError(TensorLogicError, RuntimeError):
@@ -80,12 +81,6 @@ MODELS = {
         },
     ),
 }
-
-
-def cache_folder() -> Path:
-    """TENSORLOGIC_CACHE, or `~/.cache/tensorlogic`."""
-    named = os.environ.get("TENSORLOGIC_CACHE")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "tensorlogic"
 
 
 def fetch(name: str) -> Path:
