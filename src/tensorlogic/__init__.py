@@ -57,7 +57,10 @@ def __getattr__(name: str) -> object:
     else:
         functions = importlib.import_module("tensorlogic.functions").FUNCTIONS
         if name not in functions:
-            raise AttributeError(f"module 'tensorlogic' has no attribute {name!r}")
+            names = importlib.import_module("tensorlogic.othernames").OF_PACKAGE
+            hint = f": {names[name]}" if name in names else ""
+            text = f"module 'tensorlogic' has no attribute {name!r}{hint}"
+            raise AttributeError(text, name=name, obj=sys.modules[__name__])
         value = functions[name]
     globals()[name] = value
     return value

@@ -197,6 +197,8 @@ def as_dtype(value: Any) -> DType:
             name = ""
         if name in DTYPES:
             return DTYPES[name]
+    if isinstance(value, int):
+        raise DTypeError(f"{value} is no dtype; a shape is one argument, such as `[2, {value}]`")
     known = ", ".join(DTYPES)
     raise DTypeError(f"unknown dtype {value!r}; the dtypes are {known}")
 

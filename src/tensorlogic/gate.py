@@ -74,7 +74,8 @@ def convert_array(
     if array.dtype == target:
         return array
     if array.dtype.kind not in "fiubV":
-        raise DTypeError(f"values of {array.dtype} do not convert to {dtype}")
+        kind = "text" if array.dtype.kind in "US" else array.dtype
+        raise DTypeError(f"{kind} values do not convert to {dtype}")
     if dtype is float16:
         return to_float16(array, on_overflow, name)
     what = f"tensor `{name}`" if name else "the tensor"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tensorlogic import ops
-from tensorlogic.dtypes import float16, float32, int32
+from tensorlogic.dtypes import bool_, float16, float32, int32
 from tensorlogic.errors import DTypeError, IndexRangeError, ShapeError
 from tensorlogic.graph import Node, Shape, broadcast, shape_text, user_site
 from tensorlogic.record import (
@@ -129,6 +129,11 @@ def index(x: Node, key: Any) -> Node:
             ranges.append((start, count, step))
             shape.append(count)
         elif isinstance(k, Node):
+            if k.dtype is bool_:
+                raise DTypeError(
+                    "x[mask] would have a shape that depends on values; select with "
+                    "`tl.where(mask, x, 0)`, or outside of the program by `x.numpy()[mask.numpy()]`"
+                )
             ranges.append((0, size, 1))
             gathers.append((len(shape), k))
             shape.append(size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod
@@ -258,7 +259,14 @@ def save_model(
     ...     tl.load_model(f"{folder}/w.safetensors")["w"].shape
     (2, 3)
     """
+    if not isinstance(model, Mapping):
+        raise TypeError(
+            f"save_model takes a model, or a mapping such as {{'weight': x}}, and a path; "
+            f"the first argument is of type {type(model).__name__}"
+        )
     target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(target.parent))
     if target.suffix != ".safetensors":
         raise FormatError(f"{target}: models are saved as .safetensors, not as {target.suffix!r}")
     source = model if isinstance(model, Model) else Model(model)

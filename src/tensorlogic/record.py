@@ -322,7 +322,7 @@ def concat(parts: Sequence[Node], axis: int) -> Node:
 def integer_index(op: str, i: Node) -> Node:
     """int32 indices, from those of a storage dtype too."""
     if i.dtype.kind != "int":
-        raise DTypeError(f"{op}: indices are int32, not {i.dtype}")
+        raise DTypeError(f"{op}: indices are int32, not {i.dtype}; convert with `.to(tl.int32)`")
     return i if i.dtype is int32 else convert(i, int32, "raise")
 
 

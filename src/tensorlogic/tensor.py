@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeVar, TypeVarTuple, overload
+from typing import TYPE_CHECKING, Any, Never, TypeVar, TypeVarTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from tensorlogic.errors import DTypeError, ShapeError, TensorLogicError, TraceEr
 from tensorlogic.explain import explain
 from tensorlogic.graph import Node, Shape, leaf, number, shape_text, user_site
 from tensorlogic.ops import OPS, Op
+from tensorlogic.othernames import OF_TENSORS
 from tensorlogic.typed import DT, Dims, TypedTensor
 
 _T = TypeVar("_T", float16, float32, int32, bool_)
@@ -40,7 +41,13 @@ def as_node(value: Any) -> Node:
             "an ndarray does not mix with tensors by itself: say `tl.tensor(array)` (a copy, "
             "float16 unless dtype says otherwise) or `tl.from_numpy(array)` (no copy)"
         )
-    raise TypeError(f"a tensor or a number was expected, not {type(value).__name__}")
+    raise TypeError(f"a tensor or a number was expected, not {kind_of(value)}")
+
+
+def kind_of(value: Any) -> str:
+    """The type of what stands in the place of a tensor, and how one is made of it."""
+    data = isinstance(value, list | tuple | np.ndarray | np.generic | int | float)
+    return f"{type(value).__name__}{'; make one of it with `tl.tensor(...)`' if data else ''}"
 
 
 def wrap(node: Node) -> Tensor:
@@ -70,8 +77,15 @@ class Tensor(TypedTensor[DT, *Dims]):
     __array_ufunc__ = None
     __hash__ = object.__hash__
 
-    def __init__(self) -> None:
+    def __init__(self, *data: Never) -> None:
         raise TypeError("make tensors with tl.tensor(...), tl.zeros(...), tl.from_numpy(...), ...")
+
+    if not TYPE_CHECKING:  # what it lacks stays an error for type checkers
+
+        def __getattr__(self, name: str) -> Any:
+            hint = f": {OF_TENSORS[name]}" if name in OF_TENSORS else ""
+            text = f"a tensor has no attribute {name!r}{hint}"
+            raise AttributeError(text, name=name, obj=self)
 
     @property
     def _node(self) -> Node:
@@ -218,6 +232,16 @@ class Tensor(TypedTensor[DT, *Dims]):
     def __str__(self) -> str:
         return self.format()
 
+    def __format__(self, spec: str) -> str:
+        if not spec:
+            return self.format()
+        if self.size != 1:
+            raise TypeError(
+                f"{spec!r} formats one element; this tensor is {shape_text(self.shape)}: "
+                f"format its elements, or print it as it is"
+            )
+        return format(self._scalar("its text"), spec)
+
     def format(self) -> str:
         """The values as text, long tensors shortened: [[2.21, 2.82], [4.91, 6.42]]."""
         values = self._values()
@@ -321,8 +345,10 @@ def _index_nodes(key: Any) -> Any:
     if isinstance(key, np.integer):
         return int(key)
     if isinstance(key, list | np.ndarray):
-        array = gate.convert_array(np.asarray(key), int32)
-        return leaf(array_data(array, int32), array.shape, int32)
+        array = np.asarray(key)
+        dtype = bool_ if array.dtype == bool else int32
+        array = gate.convert_array(array, dtype)
+        return leaf(array_data(array, dtype), array.shape, dtype)
     if isinstance(key, slice):
         return slice(*(_bound(b) for b in (key.start, key.stop, key.step)))
     return key
@@ -366,9 +392,14 @@ _PYTHON = {
 }
 
 
+_DATA = (np.ndarray, list, tuple)
+"""What tensors are made of but no operator takes; `as_node` says what to write."""
+_OPERANDS = (Tensor, bool, int, float, np.generic, *_DATA)
+
+
 def _operator(op: Op, swap: bool) -> Any:
     def binary(self: Tensor, other: Any) -> Any:
-        if not isinstance(other, Tensor | bool | int | float | np.generic | np.ndarray):
+        if not isinstance(other, _OPERANDS):
             return NotImplemented
         a, b = self._node, as_node(other)
         return wrap(record.elementwise(op, b, a) if swap else record.elementwise(op, a, b))
@@ -393,13 +424,13 @@ _install_operators()
 
 def _matmul(self: Tensor, other: Any) -> Any:
     if not isinstance(other, Tensor):
-        return NotImplemented if not isinstance(other, np.ndarray) else as_node(other)
+        return as_node(other) if isinstance(other, _DATA) else NotImplemented
     return wrap(record.matmul(self._node, other._node))
 
 
 def _rmatmul(self: Tensor, other: Any) -> Any:
-    """Reached by an ndarray on the left, which is an error that says what to write."""
-    return as_node(other) if isinstance(other, np.ndarray) else NotImplemented
+    """Reached by data on the left, which is an error that says what to write."""
+    return as_node(other) if isinstance(other, _DATA) else NotImplemented
 
 
 Tensor.__matmul__ = _matmul  # type: ignore[method-assign, assignment]

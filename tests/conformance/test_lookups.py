@@ -230,7 +230,11 @@ def test_unique_consecutive_is_not_traced() -> None:
 def test_errors_when_recorded() -> None:
     x, i, f = tl.ones([2, 3]), tl.zeros([2, 1], "int32"), tl.ones([1])
     for call, error, text in (
-        (lambda: x.gather(f, 0), tl.DTypeError, "gather: indices are int32, not float16"),
+        (
+            lambda: x.gather(f, 0),
+            tl.DTypeError,
+            "gather: indices are int32, not float16; convert with `.to(tl.int32)`",
+        ),
         (
             lambda: x.gather(i[0], 1),
             tl.ShapeError,

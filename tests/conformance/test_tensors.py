@@ -42,7 +42,7 @@ def test_nested_data_and_tensors_in_lists() -> None:
     for data, error, text in (
         ([[1, 2], [3]], tl.ShapeError, "tensor: nested lists of unequal length"),
         ([1, None], tl.DTypeError, "tensor: the data holds values that are not numbers"),
-        ("abc", tl.DTypeError, "values of <U3 do not convert to float16"),
+        ("abc", tl.DTypeError, "text values do not convert to float16"),
     ):
         with pytest.raises(error) as caught:
             tl.tensor(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import tensorlogic as tl
-from tensorlogic import errors
+from tensorlogic import errors, othernames
 
 X = tl.ones([2, 3])
 F32 = tl.ones([2, 3], "float32")
@@ -20,6 +21,13 @@ MASK = tl.tensor([True, False], bool)
 Q = tl.ones([4, 2, 8])
 SDPA = tl.scaled_dot_product_attention
 ATTENTION = "scaled_dot_product_attention: "
+INDICES = "take: indices are int32, not float16; convert with `.to(tl.int32)`"
+A_MASK = (
+    "x[mask] would have a shape that depends on values; select with `tl.where(mask, x, 0)`, or "
+    "outside of the program by `x.numpy()[mask.numpy()]`"
+)
+MAKE = "; make one of it with `tl.tensor(...)`"
+NO_NAME = "a tensor has no attribute "
 
 Case = tuple[Callable[[], Any], type[Exception], str]
 SHAPES: list[Case] = [
@@ -219,8 +227,18 @@ DTYPES: list[Case] = [
     ),
     (lambda: X & X, tl.DTypeError, "logical_and takes bool values, not float16"),
     (lambda: tl.where(X, 1, 2), tl.DTypeError, "where: the condition is bool, not float16"),
-    (lambda: X.take(X), tl.DTypeError, "take: indices are int32, not float16"),
-    (lambda: tl.embedding(X, X), tl.DTypeError, "take: indices are int32, not float16"),
+    (lambda: X.take(X), tl.DTypeError, INDICES),
+    (lambda: X[tl.tensor([1])], tl.DTypeError, INDICES),
+    (lambda: tl.embedding(X, X), tl.DTypeError, INDICES),
+    (lambda: X[X > 1], tl.DTypeError, A_MASK),
+    (lambda: X[np.ones((2, 3), bool)], tl.DTypeError, A_MASK),
+    (lambda: X[[True, False]], tl.DTypeError, A_MASK),
+    (
+        lambda: tl.zeros(2, 3),
+        tl.DTypeError,
+        "3 is no dtype; a shape is one argument, such as `[2, 3]`",
+    ),
+    (lambda: tl.tensor(["a"]), tl.DTypeError, "text values do not convert to float16"),
     (
         lambda: INTS @ INTS,
         tl.DTypeError,
@@ -308,7 +326,53 @@ OTHERS: list[Case] = [
     ),
     (lambda: X.cumsum((0, 1)), TypeError, "cumsum: an axis is an int, not tuple"),
     (lambda: tl.exp("x"), TypeError, "a tensor or a number was expected, not str"),
-    (lambda: tl.softmax([1.0]), TypeError, "softmax: a tensor was expected, not list"),
+    (lambda: tl.softmax([1.0]), TypeError, "softmax: a tensor was expected, not list" + MAKE),
+    (lambda: X - [1, 2, 3], TypeError, "a tensor or a number was expected, not list" + MAKE),
+    (lambda: [1, 2, 3] * X, TypeError, "a tensor or a number was expected, not list" + MAKE),
+    (lambda: X == (1, 2), TypeError, "a tensor or a number was expected, not tuple" + MAKE),
+    (lambda: X @ [1, 2, 3], TypeError, "a tensor or a number was expected, not list" + MAKE),
+    (lambda: tl.concat(X, X), TypeError, "concat takes a list of tensors: `tl.concat([a, b])`"),
+    (lambda: tl.where(MASK), TypeError, "where() takes condition, a, b, not 1 arguments"),
+    (lambda: X.sum(dim=0), TypeError, "sum() has no keyword argument `dim`: it is `axis=` here"),
+    (
+        lambda: tl.rms_norm(X, bias=1),
+        TypeError,
+        "rms_norm() has no keyword argument `bias`: it takes x, weight, eps",
+    ),
+    (
+        lambda: tl.where(condition=MASK, a=1, b=0),
+        TypeError,
+        "where() has no keyword argument `condition`: it takes condition, a, b, by position",
+    ),
+    (
+        lambda: tl.Tensor([1]),
+        TypeError,
+        "make tensors with tl.tensor(...), tl.zeros(...), tl.from_numpy(...), ...",
+    ),
+    (
+        lambda: f"{X:.2f}",
+        TypeError,
+        "'.2f' formats one element; this tensor is [2, 3]: format its elements, or print it as "
+        "it is",
+    ),
+    (
+        lambda: tl.save_model(X, "x.safetensors"),
+        TypeError,
+        "save_model takes a model, or a mapping such as {'weight': x}, and a path; the first "
+        "argument is of type Tensor",
+    ),
+    (
+        lambda: tl.save_model({"x": X}, "missing/x.safetensors"),
+        FileNotFoundError,
+        "[Errno 2] no such folder: 'missing'",
+    ),
+    (lambda: X.view(3, 2), AttributeError, NO_NAME + "'view': write `x.reshape(...)`"),
+    (lambda: X.wiev, AttributeError, NO_NAME + "'wiev'"),
+    (
+        lambda: tl.cat,
+        AttributeError,
+        "module 'tensorlogic' has no attribute 'cat': write `tl.concat([a, b], axis=0)`",
+    ),
     (lambda: X.sum(1.5), TypeError, "sum: an axis is an int, not float"),
     (lambda: tl.zeros([2.5]), TypeError, "a shape is a sequence of ints, not [2.5]"),
     (lambda: tl.from_numpy([1]), TypeError, "from_numpy takes a NumPy array, not list"),
@@ -358,3 +422,17 @@ def test_traced_values_have_no_number() -> None:
             f"traced; there it has none yet. Keep to tensor ops (tl.where, ...); a trace may "
             f"depend on shapes, on bools and strings, and on numbers that are no arguments"
         )
+
+
+def test_one_element_has_a_format() -> None:
+    assert f"{tl.tensor([2.5]):.3f} {tl.tensor(2.5)}" == "2.500 2.5"
+
+
+def test_names_of_other_libraries_are_not_ours() -> None:
+    """What the hints call missing is missing, and a hint names what there is."""
+    assert not any(hasattr(tl.Tensor, name) for name in othernames.OF_TENSORS)
+    assert not set(othernames.OF_PACKAGE) & set(dir(tl))
+    for hints in (othernames.OF_TENSORS, othernames.OF_PACKAGE):
+        for text in hints.values():
+            for owner, name in re.findall(r"\b(x|tl)\.([a-z]\w*)", text):
+                assert hasattr(X if owner == "x" else tl, name), text

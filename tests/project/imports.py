@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 LAYERS = (
-    "errors dtypes dims settings typed",
+    "errors dtypes dims settings typed othernames",
     "kernels",
     "philox quants",
     "codegen",

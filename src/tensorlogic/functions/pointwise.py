@@ -17,6 +17,8 @@ def add_elementwise(op: Op) -> Callable[..., Any]:
     names = {1: ["x"], 2: ["a", "b"], 3: ["condition", "a", "b"]}[op.arity]
 
     def function(*args: Any) -> Tensor:
+        if len(args) != op.arity:
+            raise TypeError(f"{op.name}() takes {', '.join(names)}, not {len(args)} arguments")
         return wrap(record.elementwise(op, *[as_node(a) for a in args]))
 
     function.__name__ = function.__qualname__ = op.name

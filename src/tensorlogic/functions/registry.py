@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from tensorlogic import record
 from tensorlogic.creation import tensor
 from tensorlogic.graph import Node
-from tensorlogic.tensor import Tensor
+from tensorlogic.othernames import KEYWORDS
+from tensorlogic.tensor import Tensor, kind_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 FUNCTIONS: dict[str, Callable[..., Any]] = {}
@@ -18,22 +21,38 @@ METHODS: list[str] = []
 
 
 def function(fn: F) -> F:
-    """Export a function."""
-    FUNCTIONS[fn.__name__] = fn
-    return fn
+    """Export a function, whose error for an unknown keyword says which ones there are."""
+    parameters = inspect.signature(fn).parameters.values()
+    taken = [p.name for p in parameters]
+    known = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+    @functools.wraps(fn)
+    def exported(*args: Any, **keywords: Any) -> Any:
+        if keywords and not keywords.keys() <= known:
+            name = next(k for k in keywords if k not in known)
+            here = KEYWORDS.get(name, "")
+            hint = f"it takes {', '.join(taken)}{'' if known else ', by position'}"
+            if here in known:
+                hint = f"it is `{here}=` here"
+            raise TypeError(f"{fn.__name__}() has no keyword argument `{name}`: {hint}")
+        return fn(*args, **keywords)
+
+    FUNCTIONS[fn.__name__] = exported
+    return cast(F, exported)
 
 
 def method(fn: F) -> F:
     """Export a function of a tensor, and make it a method."""
     METHODS.append(fn.__name__)
-    setattr(Tensor, fn.__name__, fn)
-    return function(fn)
+    exported = function(fn)
+    setattr(Tensor, fn.__name__, exported)
+    return exported
 
 
 def node_of(fn: str, value: Any) -> Node:
     """The node of a tensor argument of the function `fn`."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{fn}: a tensor was expected, not {type(value).__name__}")
+        raise TypeError(f"{fn}: a tensor was expected, not {kind_of(value)}")
     return value._node
 
 

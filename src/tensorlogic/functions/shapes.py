@@ -9,7 +9,7 @@ from typing import Any
 from tensorlogic import indexing, record
 from tensorlogic.errors import ShapeError
 from tensorlogic.functions.registry import function, indices_of, method, node_of
-from tensorlogic.graph import shape_text
+from tensorlogic.graph import Node, shape_text
 from tensorlogic.tensor import Tensor, as_node, wrap
 
 
@@ -159,7 +159,13 @@ def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     >>> tl.concat([tl.zeros([1]), tl.ones([2])]).tolist()
     [0.0, 1.0, 1.0]
     """
-    return wrap(record.concat([node_of("concat", t) for t in tensors], axis))
+    return wrap(record.concat(_nodes("concat", tensors), axis))
+
+
+def _nodes(fn: str, tensors: Sequence[Tensor]) -> list[Node]:
+    if isinstance(tensors, Tensor):
+        raise TypeError(f"{fn} takes a list of tensors: `tl.{fn}([a, b])`")
+    return [node_of(fn, t) for t in tensors]
 
 
 @function
@@ -170,7 +176,7 @@ def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     >>> tl.stack([tl.zeros([2]), tl.ones([2])]).tolist()
     [[0.0, 0.0], [1.0, 1.0]]
     """
-    nodes = [node_of("stack", t) for t in tensors]
+    nodes = _nodes("stack", tensors)
     if not nodes:
         raise ShapeError("stack of no tensors")
     if any(n.shape != nodes[0].shape for n in nodes):
