@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import weakref
@@ -127,6 +128,10 @@ def leaf(
     return node
 
 
+_BEYOND_FLOAT32 = (2 - 2.0**-24) * 2.0**127
+"""From here on, a number rounds to infinity in float32."""
+
+
 def number(value: float | int | bool) -> Node:
     """A Python number as a weak 0-d node; its value is a run-time parameter of kernels."""
     if isinstance(value, bool):
@@ -135,6 +140,8 @@ def number(value: float | int | bool) -> Node:
         dtype = int32
     else:
         dtype, value = float32, float(value)
+        if abs(value) >= _BEYOND_FLOAT32:
+            value = math.copysign(math.inf, value)
     node = Node(None, (), (), (), dtype)
     node.number = value
     node.weak = True

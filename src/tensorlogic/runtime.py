@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -17,19 +19,28 @@ from tensorlogic.errors import TraceError
 from tensorlogic.explain import STAGES, explain
 from tensorlogic.graph import Node, inline_calls, topological, user_site
 
+_lock = RLock()
+"""One thread computes at a time: graphs of two threads may share nodes, and an update in place must
+not run twice. The thread that forks holds it, so that a child finds nothing half done."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
+
 
 def evaluate(nodes: Sequence[Node]) -> None:
     """Compute nodes together, each on its device; afterwards they are leaves."""
     for n in nodes:
         if n.traced:
             raise TraceError(f"{user_site()}: a value was needed while a function was being traced")
-    _prepare(nodes)
-    pending: dict[str | None, dict[int, Node]] = {}
-    for n in nodes:
-        if n.op is not None:
-            pending.setdefault(n.device, {})[id(n)] = n
-    for label, group in pending.items():
-        _run(open_device(label), list(group.values()))
+    with _lock:
+        _prepare(nodes)
+        pending: dict[str | None, dict[int, Node]] = {}
+        for n in nodes:
+            if n.op is not None:
+                pending.setdefault(n.device, {})[id(n)] = n
+        for label, group in pending.items():
+            _run(open_device(label), list(group.values()))
 
 
 def _prepare(nodes: Sequence[Node]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -257,3 +259,92 @@ def test_results_that_nobody_holds_are_not_computed() -> None:
     del second
     assert len(call.results()) == 1
     assert first.tolist() == [2, 2]
+
+
+def test_one_number_given_twice_is_not_two_numbers() -> None:
+    same = tl.function(lambda n: n)
+    both = tl.function(lambda x, a, b: x * a * 10 + b)
+    two, three = same(2), same(3)
+    assert both(tl.ones([1]), two, two).tolist() == [22]
+    assert both(tl.ones([1]), two, three).tolist() == [23]
+    assert both(tl.ones([1]), three, two).tolist() == [32]
+
+
+@pytest.mark.parametrize("device", ["cpu", "reference"])
+def test_a_number_beyond_float32_is_infinite(device: str) -> None:
+    x = tl.ones([1], device=device)
+    assert (x + 1e300).tolist() == [np.inf]
+    assert (x * -1e39).tolist() == [-np.inf]
+    assert (x.to("float32") * 3.4028235e38).tolist() == [np.finfo(np.float32).max]
+
+
+def test_threads_ask_for_values_that_share_nodes() -> None:
+    step = tl.function(lambda x, cache, row: (x + 1, cache.update(0, row), (x * 2).sum()))
+    wrong: list[object] = []
+
+    def ask(barrier: threading.Barrier, value: Any, expected: float) -> None:
+        barrier.wait()
+        try:
+            if not np.all(value().numpy() == expected):
+                wrong.append(value().numpy())
+        except Exception as error:
+            wrong.append(error)
+
+    def together(*asked: tuple[Any, float]) -> None:
+        barrier = threading.Barrier(len(asked))
+        threads = [threading.Thread(target=ask, args=(barrier, *a)) for a in asked]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for i in range(100):
+            x = tl.full([64], i, "float32")
+            y = x
+            for _ in range(20):
+                y = y + 1
+            z = y * 2
+            together(
+                (lambda y=y: y, i + 20), (lambda z=z: z, 2 * i + 40), (lambda y=y: y[:3], i + 20)
+            )
+            a, b, s = step(x, tl.zeros([2, 64], "float32"), tl.full([1, 64], 7, "float32"))
+            together((lambda a=a: a, i + 1), (lambda b=b: b[0], 7), (lambda s=s: s, 128 * i))
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong
+
+
+FORKS = """
+import os, sys, threading, time
+import tensorlogic as tl
+
+tl.tanh(tl.ones([9]) + 1).sum().item()
+ended = False
+
+def busy():
+    n = 0
+    while not ended:
+        n = n % 500 + 1
+        (tl.tanh(tl.ones([n]) + n)[::-1] * n).sum().item()
+
+threads = [threading.Thread(target=busy) for _ in range(3)]
+for t in threads:
+    t.start()
+codes = []
+for i in range(10):
+    time.sleep(0.01)
+    pid = os.fork()
+    if not pid:
+        os._exit(0 if ((tl.ones([3, i + 2]) + 1) * 3).sum().item() == 18 * (i + 2) else 1)
+    codes.append(os.waitpid(pid, 0)[1])
+ended = True
+sys.exit(any(codes))
+"""
+
+
+def test_a_child_of_a_fork_computes_while_other_threads_did() -> None:
+    code = [sys.executable, "-W", "ignore", "-c", FORKS]
+    assert subprocess.run(code, timeout=60, check=False).returncode == 0

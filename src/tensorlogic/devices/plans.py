@@ -47,10 +47,10 @@ def leaf_key(leaves: Sequence[Node]) -> list[Any]:
     parts: list[Any] = []
     for n in leaves:
         d = n.data
+        alias = memories.setdefault(id(n if d is None else d.memory), len(memories))
         if d is None:
-            parts.append((n.dtype, n.weak))
+            parts.append((n.dtype, n.weak, alias))
         else:
-            alias = memories.setdefault(id(d.memory), len(memories))
             layout = (n.shape, n.dtype, d.storage, d.offset, d.strides)
             parts.append((*layout, alias, may_overwrite(n)))
     return parts
