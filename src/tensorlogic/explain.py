@@ -8,10 +8,10 @@ from tensorlogic import settings
 from tensorlogic.devices.base import REGISTRY
 from tensorlogic.devices.cpu import kernel_name, step_text
 from tensorlogic.graph import Node, inline_calls, shape_text, topological
-from tensorlogic.kernels.ir import Kernel
 from tensorlogic.kernels.spec import Matmul
 from tensorlogic.schedule.emit import Step
 from tensorlogic.schedule.fuse import Schedule, schedule
+from tensorlogic.schedule.traits import CPU, GPU
 
 STAGES = ("graph", "schedule", "kernels", "source")
 
@@ -32,24 +32,25 @@ def explain(roots: Sequence[Node], stage: str, device: str | None = None) -> str
     if all(r.op is None for r in roots):
         return "nothing to compute: the values are there\n"
     if stage == "schedule":
-        return _schedule(roots).text()
-    steps = distinct_steps(roots)
+        return _schedule(roots, name).text()
+    steps = distinct_steps(roots, name)
     if stage == "kernels":
         return "\n".join(steps)
     render = _RENDERERS.get(name)
     if render is None:
         return f"{name} runs op by op and has no source\n"
-    return "\n".join(render(s.kernel, kernel_name(t)) for t, s in steps.items())
+    return "\n".join(render(s, kernel_name(t)) for t, s in steps.items())
 
 
-def _schedule(roots: Sequence[Node]) -> Schedule:
-    return schedule([r for r in roots if r.op is not None], settings.current())
+def _schedule(roots: Sequence[Node], device: str) -> Schedule:
+    traits = GPU if device in ("metal", "cuda") else CPU
+    return schedule([r for r in roots if r.op is not None], settings.current(), traits)
 
 
-def distinct_steps(roots: Sequence[Node]) -> dict[str, Step]:
+def distinct_steps(roots: Sequence[Node], device: str = "cpu") -> dict[str, Step]:
     """One step for each kernel that computing the roots (a graph without calls) takes, by text."""
     steps: dict[str, Step] = {}
-    for step in _schedule(roots).steps:
+    for step in _schedule(roots, device).steps:
         steps.setdefault(step_text(step), step)
     return steps
 
@@ -72,28 +73,26 @@ def graph_text(roots: Sequence[Node]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _llvm(kernel: Kernel | Matmul, name: str) -> str:
+def _llvm(step: Step, name: str) -> str:
     from tensorlogic.codegen.llvm import render
     from tensorlogic.codegen.llvm_matmul import matmul_kernel
     from tensorlogic.devices.native import host
 
-    if isinstance(kernel, Matmul):
-        return matmul_kernel(kernel, name, host().lanes)
-    return render(kernel, name, host().lanes)
+    if isinstance(step.kernel, Matmul):
+        return matmul_kernel(step.kernel, name, host().lanes)
+    return render(step.kernel, name, host().lanes)
 
 
-def _gpu(dialect: str) -> Callable[[Kernel | Matmul, str], str]:
-    def render(kernel: Kernel | Matmul, name: str) -> str:
-        from tensorlogic.codegen import clike, gpu_matmul
+def _gpu(dialect: str) -> Callable[[Step, str], str]:
+    def render(step: Step, name: str) -> str:
+        from tensorlogic.codegen.gpu import gpu_launch
 
-        if isinstance(kernel, Matmul):
-            return gpu_matmul.render(kernel, name, dialect)
-        return clike.render(kernel, name, dialect)
+        return gpu_launch(step.kernel, name, dialect, step.sizes()).source
 
     return render
 
 
-_RENDERERS: dict[str, Callable[[Kernel | Matmul, str], str]] = {
+_RENDERERS: dict[str, Callable[[Step, str], str]] = {
     "cpu": _llvm,
     "gpu": _llvm,
     "metal": _gpu("metal"),

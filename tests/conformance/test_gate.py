@@ -74,6 +74,15 @@ def test_computed_values_pass_it_too(device: str) -> None:
     assert (x * x).to(tl.float16, on_overflow="saturate").tolist() == [65504, 65504, 1]
 
 
+def test_products_pass_through_the_gate(device: str) -> None:
+    a = tl.tensor(np.full((6, 5), 200.0), dtype=tl.float32, device=device)
+    b = tl.tensor(np.eye(5), dtype=tl.float32, device=device)
+    assert (a @ b).to(tl.float16).tolist() == [[200.0] * 5] * 6
+    assert (a @ b + 1).T.to(tl.float16).tolist() == [[201.0] * 6] * 5
+    with pytest.raises(tl.RangeError, match="has 30 values beyond"):
+        ((a @ b) * 400).to(tl.float16).numpy()
+
+
 def test_each_value_is_counted_once(device: str) -> None:
     half = tl.tensor([1e5, 1.0], "float32", device).to(tl.float16)
     with pytest.raises(tl.RangeError, match="has 1 value beyond"):

@@ -18,20 +18,19 @@ import numpy as np
 from cupy_backends.cuda.libs import nvrtc
 
 from tensorlogic import settings
-from tensorlogic.codegen import clike, gpu_matmul
+from tensorlogic.codegen import clike
+from tensorlogic.codegen.gpu import gpu_launch
 from tensorlogic.devices.base import REGISTRY
 from tensorlogic.devices.errors import value_error
 from tensorlogic.devices.reference import array_data
 from tensorlogic.graph import Node
-from tensorlogic.kernels.ir import Kernel
-from tensorlogic.kernels.spec import Matmul
 from tensorlogic.schedule.emit import Number, Step
 from tensorlogic.schedule.fuse import schedule
 from tensorlogic.schedule.lower import CheckRecord
+from tensorlogic.schedule.traits import GPU
 
 BYTES = {"f16": 2, "bf16": 2, "f32": 4, "i32": 4, "bool": 1, "u8": 1}
 GPU_TYPES = {"f16": np.float16, "f32": np.float32, "i32": np.int32, "bool": np.bool_}
-WIDTH = 256
 
 
 @cache
@@ -56,7 +55,7 @@ class Gpu:
         return False
 
     def run(self, roots: Sequence[Node]) -> None:
-        plan = schedule(roots, settings.current())
+        plan = schedule(roots, settings.current(), GPU)
         memory: dict[int, Any] = {}
         checks: list[CheckRecord] = []
         for step in plan.steps:
@@ -93,28 +92,19 @@ class Gpu:
 
     @staticmethod
     def _launch(step: Step, place: Any, value: Any, status: Any) -> None:
-        kernel = step.kernel
-        all_params = kernel.params if isinstance(kernel, Kernel) else kernel.all_params
-        buffers = kernel.buffers if isinstance(kernel, Kernel) else kernel.all_buffers
-        params = {p.attr: value(v) for p, v in zip(all_params, step.params, strict=True)}
+        params = {p.attr: value(v) for p, v in zip(step.all_params, step.params, strict=True)}
         offsets, arrays = [], []
-        for buffer, use in zip(buffers, step.buffers, strict=True):
+        for buffer, use in zip(step.all_buffers, step.buffers, strict=True):
             node, start = (None, 0) if use is None else use
             arrays.append(status if node is None else place(node))
             offsets.append(start // BYTES[buffer.dtype])
-        if isinstance(kernel, Matmul):
-            tile = gpu_matmul.choose_tile(kernel, "cuda")
-            source = gpu_matmul.render(kernel, "kernel", "cuda", tile)
-            threads, group = gpu_matmul.matmul_grid(tile, params), tile.threads
-        else:
-            source = clike.render(kernel, "kernel", "cuda", width=WIDTH)
-            threads, group = clike.grid(kernel, params, WIDTH), clike.group_size(kernel, WIDTH)
-        words = clike.pack_params(all_params, params, offsets)
+        launch = gpu_launch(step.kernel, "kernel", "cuda", step.sizes())
+        words = clike.pack_params(step.all_params, params, offsets)
         word = np.dtype({"names": ["word"], "formats": [(np.int64, (len(words) // 8,))]})
-        if threads:
+        if launch.groups:
             by_value = np.frombuffer(words, dtype=word)
-            function = compiled(source, "kernel")
-            function((threads // group,), (group,), (*arrays, by_value))
+            function = compiled(launch.source, "kernel")
+            function((launch.groups,), (launch.threads,), (*arrays, by_value))
 
 
 # The fixtures ask which devices there are when they are imported, right after the plugins.

@@ -22,7 +22,7 @@ LAYERS = (
     "creation",
     "captures functions random signature",
     "function",
-    "formats",
+    "coreml formats",
     "model",
     "lang testing",
     "__main__",

@@ -17,7 +17,7 @@ import numpy as np
 
 from tensorlogic.devices.native import Program, entry
 from tensorlogic.graph import Node
-from tensorlogic.kernels.ir import BYTES, Kernel
+from tensorlogic.kernels.ir import BYTES
 from tensorlogic.schedule.emit import Step
 from tensorlogic.schedule.fuse import Schedule, may_overwrite
 from tensorlogic.schedule.lower import CheckRecord
@@ -169,8 +169,7 @@ class Plan:
                     else:
                         self._addresses.append(_Patch(word, home, offset))
                 word += 1
-            params = s.kernel.params if isinstance(s.kernel, Kernel) else s.kernel.all_params
-            for p, value in zip(params, s.params, strict=True):
+            for p, value in zip(s.all_params, s.params, strict=True):
                 if isinstance(value, Node):
                     self._numbers.append((word, place[id(value)], p.dtype))
                 elif isinstance(value, CheckRecord):

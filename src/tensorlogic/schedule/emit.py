@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tensorlogic.graph import Node
+from tensorlogic.graph import Node, topological
 from tensorlogic.kernels import ir
 from tensorlogic.kernels.ir import (
     Buffer,
@@ -70,6 +70,21 @@ class Step:
     batch: int = 1
     problem: tuple[int, int, int] = (0, 0, 0)
     """M, N, K of a product."""
+
+    @property
+    def all_params(self) -> tuple[Expr, ...]:
+        """The parameters that `params` are the values of."""
+        return self.kernel.params if isinstance(self.kernel, Kernel) else self.kernel.all_params
+
+    @property
+    def all_buffers(self) -> tuple[Buffer, ...]:
+        """The buffers that `buffers` are bound to."""
+        return self.kernel.buffers if isinstance(self.kernel, Kernel) else self.kernel.all_buffers
+
+    def sizes(self) -> dict[str, float]:
+        """The parameters that are known before the run, by name."""
+        pairs = zip(self.all_params, self.params, strict=True)
+        return {p.attr: v for p, v in pairs if isinstance(v, int)}
 
 
 @dataclass(eq=False)
@@ -414,9 +429,11 @@ def split_step(parts: Sequence[tuple[Lowering, Output]]) -> Step:
 def matmul_step(low: Lowering, outputs: Sequence[Output]) -> Step:
     """The launch of a product with its epilogue."""
     assert low.product is not None
-    if low.pending_checks:
-        raise Materialise(low.pending_checks[0].node)
     node = low.product.node
+    if low.pending_checks:
+        checked = low.pending_checks[0].node
+        below = any(n is checked for n in topological([node]))
+        raise Materialise(checked if below else node)
     *_, row, col = low.identity
     batch, rows, cols = (dense(i) or [] for i in (low.identity[:-2], [row], [col]))
     emitter = Emitter()

@@ -24,6 +24,7 @@ from tensorlogic.schedule.rules import RULES, is_long
 from tensorlogic.schedule.scan import scan_step
 from tensorlogic.schedule.scatter import scatter_step
 from tensorlogic.schedule.sort import sort_steps
+from tensorlogic.schedule.traits import CPU, Traits
 from tensorlogic.schedule.update import update_step
 from tensorlogic.settings import Settings
 from tensorlogic.storage import contiguous_strides
@@ -92,8 +93,9 @@ class Schedule:
 class Scheduler:
     """Turns a graph without calls into steps."""
 
-    def __init__(self, roots: Sequence[Node], settings: Settings):
+    def __init__(self, roots: Sequence[Node], settings: Settings, traits: Traits):
         self._roots = list(roots)
+        self._traits = traits
         self._settings = settings
         self._order = topological(roots)
         self._stored: set[int] = set()
@@ -344,6 +346,6 @@ class Scheduler:
         return Schedule(self._roots, steps, types)
 
 
-def schedule(roots: Sequence[Node], settings: Settings) -> Schedule:
-    """The steps that compute the roots: a graph without calls and host conversions."""
-    return Scheduler(roots, settings).run()
+def schedule(roots: Sequence[Node], settings: Settings, traits: Traits = CPU) -> Schedule:
+    """The steps that compute the roots (a graph without calls and host conversions) on a device."""
+    return Scheduler(roots, settings, traits).run()

@@ -1,0 +1,41 @@
+"""One launch on a GPU: which text of a kernel suits its sizes, and how many threads run it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tensorlogic.codegen import clike, gpu_matmul
+from tensorlogic.kernels.ir import Kernel
+from tensorlogic.kernels.spec import Matmul
+
+WIDTH = 256
+
+
+@dataclass(frozen=True)
+class GpuLaunch:
+    """`source` is a whole text whose kernel `name` runs in `groups` groups of `threads` threads.
+
+    It takes the kernel's buffers in order and the words that `clike.pack_params` makes.
+    """
+
+    source: str
+    name: str
+    groups: int
+    threads: int
+
+
+def gpu_launch(
+    kernel: Kernel | Matmul, name: str, dialect: str, sizes: Mapping[str, float]
+) -> GpuLaunch:
+    """The launch of a kernel for `sizes`: the parameters that are known before the run, by name.
+
+    Launches of few different texts serve all sizes: a text depends on classes of sizes at most.
+    """
+    if isinstance(kernel, Matmul):
+        tile = gpu_matmul.choose_tile(kernel, dialect, sizes)
+        source = gpu_matmul.render(kernel, name, dialect, tile)
+        return GpuLaunch(source, name, gpu_matmul.groups(tile, sizes), tile.threads)
+    source = clike.render(kernel, name, dialect, width=WIDTH)
+    threads = clike.group_size(kernel, WIDTH)
+    return GpuLaunch(source, name, clike.grid(kernel, sizes, WIDTH) // threads, threads)
