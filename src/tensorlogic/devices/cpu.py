@@ -27,6 +27,8 @@ MAX_PLANS = 512
 """Plans kept; the one used longest ago goes first."""
 CHUNK = 16_384
 """Elements in a chunk of work, about: some microseconds."""
+SETUP = 16
+"""Elements that the rows of a chunk touch for each one that is computed before them."""
 MAX_CALL_PLANS = 64
 """Plans kept with one traced function: one for each layout of its inputs."""
 INLINE = object()
@@ -176,6 +178,9 @@ class Cpu:
         chunk = max(1, CHUNK // step.cost, share)
         if step.cost == 1:
             chunk = -(-chunk // 64) * 64
+        if step.setup:  # each chunk computes it: many rows for one of it, but some for each thread
+            worth = SETUP * step.setup // step.cost
+            chunk = max(chunk, min(worth, -(-step.work // (2 * threads()))))
         return Launch(function, words, step.work, chunk)
 
     @staticmethod

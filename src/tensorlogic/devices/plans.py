@@ -108,9 +108,9 @@ class Plan:
         """Nodes that live in the memory of another: written place to the place it took over."""
         taken: dict[int, int] = {}
         for s in steps:
-            if s.in_place is not None:
-                source = place[id(s.in_place)]
-                taken[place[id(s.writes[0])]] = taken.get(source, source)
+            for node, old in s.in_place:
+                source = place[id(old)]
+                taken[place[id(node)]] = taken.get(source, source)
         return taken
 
     def _lay_out(

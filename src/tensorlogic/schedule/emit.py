@@ -63,10 +63,12 @@ class Step:
     reads: list[Node]
     writes: list[Node]
     checks: list[CheckRecord] = field(default_factory=list)
-    in_place: Node | None = None
-    """The node whose memory the written one takes over."""
+    in_place: list[tuple[Node, Node]] = field(default_factory=list)
+    """Written nodes, and those whose memory they take over."""
     scratch: int = 0
     """Bytes of local memory that a worker needs."""
+    setup: int = 0
+    """How many elements what stands before the parallel range touches."""
     batch: int = 1
     problem: tuple[int, int, int] = (0, 0, 0)
     """M, N, K of a product."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tensorlogic import ops
 from tensorlogic.dtypes import float16
 from tensorlogic.graph import Node, shape_text, topological
-from tensorlogic.schedule.affine import ZERO, Affine, SplitNeeded, dot
+from tensorlogic.schedule.affine import ZERO, Affine, LoopVar, SplitNeeded, dot, reshape_index
 from tensorlogic.schedule.attention import attention_step
 from tensorlogic.schedule.emit import (
     Output,
@@ -18,14 +18,16 @@ from tensorlogic.schedule.emit import (
     matmul_step,
     split_step,
 )
-from tensorlogic.schedule.lower import Lowering, Materialise
+from tensorlogic.schedule.join import Joiner
+from tensorlogic.schedule.launches import joined
+from tensorlogic.schedule.lower import Lowering, Materialise, Part, index_key, split_of
 from tensorlogic.schedule.partial import two_stage_steps
 from tensorlogic.schedule.rules import RULES, is_long
 from tensorlogic.schedule.scan import scan_step
 from tensorlogic.schedule.scatter import scatter_step
 from tensorlogic.schedule.sort import sort_steps
 from tensorlogic.schedule.traits import CPU, Traits
-from tensorlogic.schedule.update import update_step
+from tensorlogic.schedule.update import take_over, updated_place
 from tensorlogic.settings import Settings
 from tensorlogic.storage import contiguous_strides
 
@@ -38,14 +40,15 @@ MAX_PARTS = 8
 CHEAP_OPS = 3
 """A value of one input and so few ops is computed again rather than stored for two kernels."""
 
-_OWN_KERNEL = ("concat", "attention", "update", "scan", "scatter", "argsort")
-_STORED_AS = ("concat", "attention", "scan")
+_OWN_KERNEL = ("attention", "update", "scan", "scatter", "argsort")
+_STORED_AS = ("scan",)
 """Kernels of their own that can store into a reshaped result."""
 _READ_OFTEN = (ops.MATMUL, ops.ATTENTION, ops.ARGSORT)
 """Ops that read what they are given many times."""
 _IN_PLACE = (ops.UPDATE, ops.SCATTER)
+_ONE_BY_ONE = ("elementwise", "cast", "narrow")
 _FREE = (*ops.VIEWS, "cast")
-_COSTLY = ("reduce", "matmul", "take", "random", "gather")
+_COSTLY = ("reduce", "matmul", "take", "random", "gather", "concat")
 _MANY = 1000
 
 
@@ -64,6 +67,8 @@ def may_overwrite(x: Node) -> bool:
 
 Built = tuple[list[Step], list[Node]]
 """The launches that compute a node, and the nodes that have to be there before."""
+Place = Callable[[Lowering, list[Affine]], Affine]
+"""Where the value at some indices is stored."""
 Factors = dict[tuple[int, int], tuple[tuple[int, bool], ...]]
 
 
@@ -88,6 +93,32 @@ class Schedule:
             size = f"product {s.problem}" if s.problem[0] else f"{s.work} rows of {s.cost}"
             lines.append(f"{i}: {what}  from {reads}  ({size})")
         return "\n".join(lines) + "\n"
+
+
+def indices_above(
+    top: Node, below: Node, at: list[Affine] | None = None
+) -> list[Affine] | None:
+    """The indices of a chain of permutations and reshapes at its top, from those of the node below
+    it; None where they are no sums of loops."""
+    chain = []
+    while top is not below:
+        chain.append(top)
+        top = top.args[0]
+    if at is None:
+        loops = [LoopVar(f"i{i}", n, (0, i, 0)) for i, n in enumerate(below.shape)]
+        at = [Affine.of(v) if v.extent > 1 else ZERO for v in loops]
+    for x in reversed(chain):
+        if x.op is ops.PERMUTE:
+            at = [at[axis] for axis in x.attrs[0]]
+            continue
+        try:
+            found = reshape_index(at, x.args[0].shape, x.shape)
+        except SplitNeeded:
+            return None
+        if found is None:
+            return None
+        at = found
+    return at
 
 
 class Scheduler:
@@ -135,6 +166,8 @@ class Scheduler:
         for x in n.args:
             while x.op is not None and x.op.kind in ops.VIEWS:
                 x = x.args[0]
+            if n.op is ops.ATTENTION and x.size == 1:
+                continue  # its length or scale
             if x.op is not None and not (x.op is ops.CAST and x.args[0].is_leaf):
                 self._stored.add(id(x))
 
@@ -210,19 +243,28 @@ class Scheduler:
                     raise AssertionError(f"{root.op}: {need.node.op} cannot be lowered") from None
                 self._stored.add(id(need.node))
 
+    def _only_read_by_one(self, x: Node) -> bool:
+        return self._consumers[id(x)] == 1 and not any(x is r for r in self._roots)
+
     def _core(self, root: Node) -> Node:
         """The node whose loops compute the root: a contiguous result may be reshaped for free."""
         x = root
         while x.op is ops.RESHAPE:
             inner = x.args[0]
-            alone = self._consumers[id(inner)] == 1 and not any(inner is r for r in self._roots)
-            free = alone and inner.op is not None and inner.op.kind in _STORED_AS
-            kept = id(inner) in self._stored and not free
+            own = inner.op is not None and inner.op.kind in _STORED_AS
+            kept = id(inner) in self._stored and not (own and self._only_read_by_one(inner))
             strided = inner.data is not None and inner.data.strides is not None
             if kept or (inner.op is None and not strided):
                 break
             x = inner
         return x
+
+    def _attention(self, root: Node) -> Node | None:
+        """Attention of which the root is the result in another order and shape."""
+        x = root
+        while x.op in (ops.RESHAPE, ops.PERMUTE) and self._only_read_by_one(x.args[0]):
+            x = x.args[0]
+        return x if x.op is ops.ATTENTION and indices_above(root, x) is not None else None
 
     def _kernel(self, root: Node, factors: Factors) -> Built:
         core = self._core(root)
@@ -268,24 +310,71 @@ class Scheduler:
         for n in sorted(same, key=lambda n: self._rank[id(n)]):
             low.value(n, spot)
 
-    def _concat(self, root: Node, node: Node, factors: Factors) -> Built:
-        (axis,) = node.attrs
-        strides = contiguous_strides(node.shape)
+    def _concatenations(self, top: Node) -> list[Node]:
+        """Concatenations, split alike, of which a node's elements are made one by one."""
+        found: list[Node] = []
+        near, seen = [top], {id(top)}
+        for x in near:  # `near` grows
+            if x.op is ops.CONCAT:
+                found.append(x)
+            elif x.op is not None and x.op.kind in _ONE_BY_ONE:
+                for a in x.args:
+                    if a.shape == top.shape and id(a) not in self._stored and id(a) not in seen:
+                        seen.add(id(a))
+                        near.append(a)
+        return [c for c in found if split_of(c) == split_of(found[0])]
+
+    def _parts(
+        self, root: Node, top: Node, concat: Node, place: Place, factors: Factors
+    ) -> tuple[list[tuple[Lowering, Output]], list[Node]]:
+        """The value of `top` for each part of its concatenations, and where it is stored."""
+        (axis,) = concat.attrs
         parts, needed, start = [], [], 0
-        for part in node.args:
+        for i, part in enumerate(concat.args):
             if part.size:
                 low = self._lowering(root, factors)
                 _, at = low.axes(part, part.shape)
-                low.identity = at
-                value = low.value(part, at)
-                if low.product is not None or low.folds:
+                low.identity = list(at)
+                at[axis] = at[axis] + start
+                low.part = Part(split_of(concat), i, start, index_key(at))
+                spot = place(low, at)
+                value = low.value(top, at)
+                if low.product is not None:
                     raise Materialise(part)
-                at_root = dot(at, strides) + start * strides[axis]
-                parts.append((low, Output(root, at_root, value)))
+                parts.append((low, Output(root, spot, value)))
                 needed += list(low.dependencies.values())
             start += part.shape[axis]
+        return parts, needed
+
+    def _concat(self, root: Node, top: Node, concat: Node, factors: Factors) -> Built:
+        def place(low: Lowering, at: list[Affine]) -> Affine:
+            return dot(at, contiguous_strides(top.shape))
+
+        parts, needed = self._parts(root, top, concat, place, factors)
         some = range(0, len(parts), MAX_PARTS)
         return [split_step(parts[i : i + MAX_PARTS]) for i in some], needed
+
+    def _update(self, root: Node, factors: Factors) -> Built:
+        """An update in place: the new rows are stored where the old ones lay."""
+        new = root.args[2]
+
+        def place(low: Lowering, at: list[Affine]) -> Affine:
+            return updated_place(low, root, at)
+
+        concats = [] if id(new) in self._stored else self._concatenations(new)
+        if concats:
+            parts, needed = self._parts(root, new, concats[0], place, factors)
+            step = split_step(parts)
+        else:
+            low = self._lowering(root, factors)
+            _, at = low.axes(new, new.shape)
+            low.identity = at
+            step = kernel_step(low, [Output(root, place(low, at), low.value(new, at))])
+            if low.product is not None:  # its blocks of results do not lie in one piece
+                raise Materialise(low.product.node)
+            needed = list(low.dependencies.values())
+        take_over(root, step, needed)
+        return [step], needed
 
     def _in_place(self, n: Node) -> bool:
         """Whether nobody else will read the tensor that an update consumes."""
@@ -305,16 +394,24 @@ class Scheduler:
 
     def _build(self, root: Node) -> Built:
         core = self._core(root)
-        if core.op is ops.CONCAT:
-            return self._restarting(root, lambda f: self._concat(root, core, f))
-        if core.op is ops.ATTENTION:
+        concats = self._concatenations(core)
+        if concats:
+            return self._restarting(root, lambda f: self._concat(root, core, concats[0], f))
+        attention = self._attention(root)
+        if attention is not None:
+
+            def place(at: list[Affine]) -> Affine:
+                above = indices_above(root, attention, at)
+                assert above is not None
+                return dot(above, contiguous_strides(root.shape))
+
             return self._restarting(
-                root, lambda f: attention_step(root, core, self._lowering(root, f))
+                root, lambda f: attention_step(root, attention, self._lowering(root, f), place)
             )
         if core.op is not None and core.op.kind == "scan":
             return self._restarting(root, lambda f: scan_step(root, core, self._lowering(root, f)))
         if root.op is ops.UPDATE and self._in_place(root):
-            return self._restarting(root, lambda f: update_step(root, self._lowering(root, f)))
+            return self._restarting(root, lambda f: self._update(root, f))
         if root.op is ops.ARGSORT:
             return self._restarting(root, lambda f: sort_steps(root, self._lowering(root, f)))
         if root.op is ops.SCATTER:
@@ -341,6 +438,7 @@ class Scheduler:
                 continue
             placed.add(id(node))
             steps += made
+        steps = joined(steps, self._roots, self._traits, Joiner())
         types = {id(n): self._memory_type(n) for s in steps for n in s.writes}
         types |= {id(r): r.dtype.ir for r in self._roots}
         return Schedule(self._roots, steps, types)

@@ -7,6 +7,7 @@ to be split restarts the lowering (`SplitNeeded`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,8 @@ from tensorlogic.schedule.affine import (
 from tensorlogic.storage import contiguous_strides
 
 _IR_TYPE = {"float": "f32", "int": "i32", "bool": "bool"}
+ONE_ROW = 1 << 14
+"""Elements at most that are computed as one row, by one worker, after a reduction of all."""
 MAX_TAPS = 8
 """Taps of a window that are unrolled at most."""
 _POINTWISE = ("elementwise", "cast")
@@ -84,6 +87,31 @@ class Product:
     b: Expr
 
 
+Split = tuple[int, tuple[int, ...]]
+"""The axis of a concatenation and how long its parts are."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of each concatenation of one split that a kernel computes: which one, where it
+    begins along the axis, and the indices at which the whole is wanted."""
+
+    split: Split
+    number: int
+    start: int
+    at: Any
+
+
+def split_of(concat: Node) -> Split:
+    (axis,) = concat.attrs
+    return axis, tuple(a.shape[axis] for a in concat.args)
+
+
+def index_key(at: Sequence[Affine]) -> Any:
+    """Equal keys mean equal indices."""
+    return tuple(i.key() for i in at)
+
+
 def ir_type(dtype: DType) -> str:
     return _IR_TYPE[dtype.kind]
 
@@ -132,6 +160,8 @@ class Lowering:
         self.checks: list[CheckRecord] = []
         self.row_variables: set[LoopVar] | None = None
         self.product: Product | None = None
+        self.part: Part | None = None
+        self._folded: dict[int, Any] = {}
         self.scalars: dict[int, Expr] = {}
         self.scalar_nodes: list[Node] = []
         self.dependencies: dict[int, Node] = {}
@@ -194,7 +224,7 @@ class Lowering:
 
     @staticmethod
     def _key(node: Node, at: Sequence[Affine], where: Expr | None) -> Any:
-        return id(node), tuple(i.key() for i in at), id(where) if where is not None else None
+        return id(node), index_key(at), id(where) if where is not None else None
 
     def _chain(self, node: Node) -> list[Node]:
         """The node, and below it those elementwise ops that have the same indices."""
@@ -321,7 +351,8 @@ class Lowering:
         if any(v.extent == 0 for v in variables):
             return fold.init(dtype)[fold.pick]  # nothing is read, not even out of the loop
         if self.row_variables is None:
-            if not outer and any(i.variables for i in self.identity):
+            size = math.prod(v.extent for i in self.identity for v in i.variables)
+            if not outer and size > ONE_ROW:
                 raise Materialise(node)
             self.row_variables = outer
         elif outer != self.row_variables:
@@ -345,6 +376,12 @@ class Lowering:
         self.pending_checks = before
         self.folds.append(record)
         return result[fold.pick]
+
+    def fold_once(self, node: Node, at: Sequence[Affine]) -> None:
+        """A product that is wanted at two places of a kernel is better stored than folded twice."""
+        spot = index_key(at)
+        if self._folded.setdefault(id(node), spot) != spot:
+            raise Materialise(node)
 
     def _prologue(self, node: Node) -> Node | None:
         """What a reduction reads, if it has to be computed first: better the whole of it than the

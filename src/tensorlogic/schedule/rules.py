@@ -18,9 +18,11 @@ from tensorlogic.schedule.lower import (
     Product,
     Rule,
     affine_value,
+    index_key,
     ir_type,
     is_load,
     load_of,
+    split_of,
 )
 from tensorlogic.storage import contiguous_strides
 
@@ -141,6 +143,16 @@ def _pad(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Exp
     return select(inside, value, border)
 
 
+def _concat(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    """A kernel around a concatenation has a body for each part; another one reads the whole."""
+    part = low.part
+    if part is None or part.split != split_of(node) or part.at != index_key(at):
+        raise Materialise(node)
+    (axis,) = node.attrs
+    inner = [*at[:axis], at[axis] + -part.start, *at[axis + 1 :]]
+    return low.value(node.args[part.number], inner, where)
+
+
 def _take(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
     x, indices = node.args
     axis, _ = node.attrs
@@ -242,6 +254,7 @@ def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
     quantized = any(n.data is not None and n.data.strides is None for n in sources)
     if node.shape[-2] <= SMALL_PRODUCT or a.shape[-1] == 0 or quantized:
         depth, axis = a.shape[-1], len(node.shape)
+        low.fold_once(node, at)
         variables, k = low.axis(node, axis, depth)
         fold = ops.reduce_sum.fold
         assert fold is not None
@@ -287,6 +300,7 @@ RULES: dict[str, Rule] = {
     "expand": _expand,
     "slice": _slice,
     "pad": _pad,
+    "concat": _concat,
     "take": _take,
     "gather": _gather,
     "reduce": _reduce,
