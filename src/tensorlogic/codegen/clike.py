@@ -212,14 +212,14 @@ class Printer(KernelText):
         self.line(f"const index_t {first} = {TURNS} * ({place});")
         self.env["var", first.attr] = (first.attr, 0)
         assert isinstance(s, Loop | Split)
-        one_part = isinstance(s, Loop)
-        counts, bodies = ((s.stop - s.start,), (s.body,)) if one_part else (s.counts, s.bodies)
+        counts = (s.stop,) if isinstance(s, Loop) else s.counts
+        bodies = (s.body,) if isinstance(s, Loop) else s.bodies
         before = const(0, "i64")
         for count, part in zip(counts, bodies, strict=True):
             low = binary("max", first - before, 0)
             high = binary("min", first + TURNS - before, count)
-            if one_part:
-                low, high = low + s.start, high + s.start
+            if isinstance(s, Loop) and (s.start.op, s.start.attr) != ("const", 0):
+                raise KernelError("rows after a prologue are counted from 0")
             self.count((low, high))
             with self.block(f"if ({bare(self.expr(low))} < {bare(self.expr(high))})"):
                 self.load_floor = len(self.chain) - 1

@@ -214,4 +214,3 @@ def _prologue(first: Step, step: Step, dtype: str) -> _Joined:
         at, stop, inner = rename((loop.index, loop.stop, loop.body))
         body = (Loop(at, ZERO64, stop, "serial", inner),)
     return arguments.joined([*body, *arguments.renaming(1)(step.kernel.body)])
-
