@@ -131,7 +131,9 @@ class Cpu:
 
     def launches(self, steps: Sequence[Step]) -> list[Launch]:
         """The launch of each step; kernels that are not there yet are compiled in one module."""
-        texts = [step_text(s) for s in steps]
+        by_kernel = {id(s.kernel): s for s in steps}  # repeated layers share kernels
+        known = {k: step_text(s) for k, s in by_kernel.items()}
+        texts = [known[id(s.kernel)] for s in steps]
         missing: dict[str, Step] = {}
         for text, step in zip(texts, steps, strict=True):
             if text not in self._kernels:

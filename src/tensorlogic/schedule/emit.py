@@ -29,6 +29,7 @@ from tensorlogic.kernels.ir import (
     var,
 )
 from tensorlogic.kernels.spec import BATCH, COL, ROW, Matmul
+from tensorlogic.quants import QUANTS
 from tensorlogic.schedule.affine import Affine, LoopVar, collapse, dense
 from tensorlogic.schedule.lower import BufferRef, CheckRecord, FoldRecord, Lowering, Materialise
 
@@ -457,16 +458,21 @@ def matmul_step(low: Lowering, outputs: Sequence[Output]) -> Step:
         if any(len(groups) > 1 for groups in one):
             raise Materialise(arg)
         by = [at.coefficient(g[-1][-1]) if g else 0 for g in one]
-        strides[side] = [by[0], by[1], by[2]] if side == "a" else [by[0], by[2], by[1]]
-        operands.append((ref.node, at.const * ir.BYTES[ref.dtype]))
         contiguous.append("k" if by[2] == 1 else letter if by[1] == 1 else None)
+        offset = at.const * ir.BYTES[ref.dtype]
+        if side == "b" and low.product.quant:
+            quant = QUANTS[low.product.quant]
+            by = [n // quant.block * quant.nbytes for n in (*by[:2], 0)]
+            offset = at.const // quant.block * quant.nbytes
+        strides[side] = [by[0], by[1], by[2]] if side == "a" else [by[0], by[2], by[1]]
+        operands.append((ref.node, offset))
         emitter.reads.append(ref.node)
     stores = tuple(emitter.stores(low, outputs))
     m, n, k = node.shape[-2], node.shape[-1], node.args[0].shape[-1]
     batches = math.prod(node.shape[:-2])
     spec = Matmul(
         low.product.a.attr[0].dtype,
-        low.product.b.attr[0].dtype,
+        low.product.quant or low.product.b.attr[0].dtype,
         contiguous[0],
         contiguous[1],
         stores,

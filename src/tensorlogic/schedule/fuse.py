@@ -139,7 +139,8 @@ class Scheduler:
         def stored(n: Node) -> bool:
             return n is not root and id(n) in self._stored
 
-        return Lowering(stored, self._memory_type, factors, RULES)
+        blocks = self._traits.block_operands
+        return Lowering(stored, self._memory_type, factors, RULES, blocks)
 
     def _restarting(self, root: Node, build: Callable[[Factors], Made]) -> Made:
         """Lower until nothing has to be split or stored any more."""

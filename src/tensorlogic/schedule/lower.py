@@ -80,11 +80,13 @@ class FoldRecord:
 
 @dataclass(frozen=True)
 class Product:
-    """A matrix product that the kernel is built around: the loads of its operands."""
+    """A matrix product that the kernel is built around: the loads of its operands. Of a quantized b
+    (`quant` is its type) the address counts elements."""
 
     node: Node
     a: Expr
     b: Expr
+    quant: str = ""
 
 
 Split = tuple[int, tuple[int, ...]]
@@ -140,11 +142,15 @@ class Lowering:
         memory_type: Callable[[Node], str],
         factors: dict[tuple[int, int], tuple[tuple[int, bool], ...]],
         rules: Mapping[str, Rule],
+        block_operands: frozenset[str],
     ):
         self.stored = stored
         self.memory_type = memory_type
         self.factors = factors
         self.rules = rules
+        self.block_operands = block_operands
+        self.whole_blocks = False
+        """Whether a quantized value is wanted as a load of its element, which is not decoded."""
         self.folds_allowed = True
         self._memo: dict[Any, Expr] = {}
         self._keep: list[Any] = []
@@ -282,6 +288,9 @@ class Lowering:
         """A value decoded from its block: the row of quants.py at the block's bytes."""
         quant = QUANTS[storage]
         flat = dot(at, contiguous_strides(node.shape))
+        if self.whole_blocks:
+            args = () if where is None else (where,)
+            return Expr("load", "f32", args, (self.ref(node, "u8"), flat))
         block = Affine(
             flat.const // quant.block,
             {t: c // quant.block for t, c in flat.terms.items() if c % quant.block == 0},

@@ -11,7 +11,16 @@ from tensorlogic.graph import Node
 from tensorlogic.kernels.ir import Expr, cast, const, fma, select, unary
 from tensorlogic.kernels.spec import ACC
 from tensorlogic.philox import philox
-from tensorlogic.schedule.affine import ZERO, Affine, LoopVar, dense, dot, reshape_index
+from tensorlogic.quants import QUANTS, QuantType
+from tensorlogic.schedule.affine import (
+    ZERO,
+    Affine,
+    LoopVar,
+    SplitNeeded,
+    dense,
+    dot,
+    reshape_index,
+)
 from tensorlogic.schedule.lower import (
     Lowering,
     Materialise,
@@ -250,9 +259,10 @@ def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
         pair = [ZERO if n == 1 else i for n, i in zip(x.shape[-2:], (row, col), strict=True)]
         return [*batch, *pair]
 
-    sources = _sources(a) + _sources(b)
-    quantized = any(n.data is not None and n.data.strides is None for n in sources)
-    if node.shape[-2] <= SMALL_PRODUCT or a.shape[-1] == 0 or quantized:
+    quant = _quant(b)
+    as_blocks = quant in low.block_operands and not _quant(a) and _in_blocks(low, b, QUANTS[quant])
+    decoded = (quant or _quant(a)) and not as_blocks
+    if node.shape[-2] <= SMALL_PRODUCT or a.shape[-1] == 0 or decoded:
         depth, axis = a.shape[-1], len(node.shape)
         low.fold_once(node, at)
         variables, k = low.axis(node, axis, depth)
@@ -275,20 +285,43 @@ def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
     loads = []
     for x, pair in ((a, (at[-2], k)), (b, (k, at[-1]))):
         pending = list(low.pending_checks)
+        low.whole_blocks = as_blocks and x is b
         load = low.value(x, operand(x, *pair))
+        low.whole_blocks = False
         if not is_load(load) or load.args or load.attr[1].opaque or low.pending_checks != pending:
             raise Materialise(x)
         loads.append(load)
-    low.product = Product(node, *loads)
+    low.product = Product(node, loads[0], loads[1], quant if as_blocks else "")
     low._fold_variables |= k.variables
     return ACC
 
 
-def _sources(x: Node) -> list[Node]:
-    """The leaf under a chain of views and casts, if there is one."""
+def _quant(x: Node) -> str:
+    """The quantized type of the leaf under a chain of views and casts, "" if it is another."""
     while x.op is not None and x.op.kind in (*ops.VIEWS, "cast"):
         x = x.args[0]
-    return [x]
+    if x.op is not None or (x.data is not None and x.data.strides is not None):
+        return ""
+    storage = str(x.attrs[0]) if x.data is None and x.attrs else x.data.storage if x.data else ""
+    return storage if storage in QUANTS else ""
+
+
+def _in_blocks(low: Lowering, b: Node, quant: QuantType) -> bool:
+    """Whether the rows of blocks of a quantized operand b run along the depth of a product."""
+    loops = [LoopVar(f"q{i}", n, (id(b), i, 0)) for i, n in enumerate(b.shape)]
+    low.whole_blocks = True
+    try:
+        load = low.value(b, [Affine.of(v) if v.extent > 1 else ZERO for v in loops])
+    except (Materialise, SplitNeeded):
+        return False
+    finally:
+        low.whole_blocks = False
+    if not is_load(load) or load.attr[1].opaque:
+        return False
+    at, depth = load.attr[1], loops[-2]
+    others = (c for t, c in at.terms.items() if t is not depth)
+    whole = all(n % quant.block == 0 for n in (at.const, depth.extent, *others))
+    return whole and at.coefficient(depth) == 1
 
 
 RULES: dict[str, Rule] = {
