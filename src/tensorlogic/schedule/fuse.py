@@ -285,9 +285,10 @@ class Scheduler:
             low = self._lowering(root, factors)
             _, at = low.axes(new, new.shape)
             low.identity = at
-            step = kernel_step(low, [Output(root, place(low, at), low.value(new, at))])
+            out = Output(root, place(low, at), low.value(new, at))
             if low.product is not None:  # its blocks of results do not lie in one piece
                 raise Materialise(low.product.node)
+            step = kernel_step(low, [out])
             needed = list(low.dependencies.values())
         take_over(root, step, needed)
         return [step], needed
