@@ -176,8 +176,9 @@ def _with_prologues(
 ) -> list[Step]:
     readers = _readers(steps)
     slots: list[Step | None] = list(steps)
-    for i, step in enumerate(steps):
-        if not _can_go_before(step, roots, traits):
+    for i in range(len(slots)):
+        step = slots[i]
+        if step is None or not _can_go_before(step, roots, traits):
             continue
         used = readers.get(id(step.writes[0]), set())
         if len(used) != 1:
