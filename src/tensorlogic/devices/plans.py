@@ -19,8 +19,9 @@ from tensorlogic.devices.native import Program, entry
 from tensorlogic.graph import Node
 from tensorlogic.kernels.ir import BYTES
 from tensorlogic.schedule.emit import Step
-from tensorlogic.schedule.fuse import Schedule, may_overwrite
+from tensorlogic.schedule.fuse import Schedule
 from tensorlogic.schedule.lower import CheckRecord
+from tensorlogic.schedule.update import may_overwrite
 from tensorlogic.storage import ALIGNMENT, Memory, Strided, contiguous_strides
 
 if TYPE_CHECKING:

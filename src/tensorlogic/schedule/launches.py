@@ -10,6 +10,7 @@ from tensorlogic.kernels import ir
 from tensorlogic.kernels.ir import Fold, Kernel, Loop, Split, walk
 from tensorlogic.schedule.emit import Step
 from tensorlogic.schedule.join import Joiner
+from tensorlogic.schedule.siblings import needs
 from tensorlogic.schedule.traits import Traits
 
 MAX_BUFFERS = 24
@@ -90,7 +91,7 @@ class _Grouping:
         if id(step.kernel) not in self._kinds:
             self._kinds[id(step.kernel)] = _kind(step)
         kind = self._kinds[id(step.kernel)]
-        needed = {self._made[id(n)] for n in _needs(step) if id(n) in self._made}
+        needed = {self._made[id(n)] for n in needs(step) if id(n) in self._made}
         first = 1 + max((x.place for x in needed), default=0)
         home = self._home(step, kind, first, needed)
         if home is None or home.place < first:  # a new one, or one that is put off
@@ -128,8 +129,8 @@ class _Grouping:
                 out.update(self._reading.get((id(n), True), ()))
         for n in step.writes:
             for reader in self._readers.get(id(n), ()):
-                needs = _needs(self._steps[reader])
-                out.update(self._made[id(m)] for m in needs if id(m) in self._made)
+                both = needs(self._steps[reader])
+                out.update(self._made[id(m)] for m in both if id(m) in self._made)
         return out
 
 
@@ -137,14 +138,9 @@ def _readers(steps: Sequence[Step]) -> dict[int, set[int]]:
     """By node, the steps that read it."""
     readers: dict[int, set[int]] = {}
     for i, step in enumerate(steps):
-        for n in _needs(step):
+        for n in needs(step):
             readers.setdefault(id(n), set()).add(i)
     return readers
-
-
-def _needs(step: Step) -> list[Node]:
-    """The nodes that have to be there before a step."""
-    return [*step.reads, *(old for _, old in step.in_place)]
 
 
 def _kind(step: Step) -> str:
@@ -188,7 +184,7 @@ def _with_prologues(
         if host is not None and _can_have(host, step, traits):
             slots[k] = joiner.before(step, host, _local_type(step, traits))
             slots[i] = None
-            for n in _needs(step):
+            for n in needs(step):
                 readers[id(n)] = readers[id(n)] - {i} | {k}
     return [s for s in slots if s is not None]
 
