@@ -9,7 +9,7 @@ from tensorlogic.graph import Node
 from tensorlogic.kernels import ir
 from tensorlogic.kernels.ir import Fold, Kernel, Loop, Split, walk
 from tensorlogic.schedule.emit import Step
-from tensorlogic.schedule.join import Joiner
+from tensorlogic.schedule.join import Joiner, is_flat
 from tensorlogic.schedule.siblings import needs
 from tensorlogic.schedule.traits import Traits
 
@@ -17,6 +17,9 @@ MAX_BUFFERS = 24
 """Buffers of one launch at most: Metal binds 31."""
 MAX_PARTS = 8
 """Unlike bodies of one launch at most."""
+MAX_FLAT = 1 << 16
+"""Elements of a flat loop from which on it stays alone: it has enough work, and its own way to
+share it out is faster."""
 MAX_PROLOGUE = 8
 """Rows of what is computed before the rows of another launch, by each worker alone."""
 MIN_ROWS = 64
@@ -91,6 +94,8 @@ class _Grouping:
         if id(step.kernel) not in self._kinds:
             self._kinds[id(step.kernel)] = _kind(step)
         kind = self._kinds[id(step.kernel)]
+        if kind and is_flat(step) and step.work > MAX_FLAT:
+            kind = ""
         needed = {self._made[id(n)] for n in needs(step) if id(n) in self._made}
         first = 1 + max((x.place for x in needed), default=0)
         home = self._home(step, kind, first, needed)
@@ -215,11 +220,9 @@ def _can_have(host: Step, step: Step, traits: Traits) -> bool:
     """Whether the rows of a launch are worth a prologue in each worker."""
     if not isinstance(host.kernel, Kernel):
         return False
-    last = host.kernel.body[-1]
-    flat = isinstance(last, Loop) and last.kind == "flat"
     node = step.writes[0]
     own = bool(host.scratch) and not host.setup  # local memory of another kind
-    if flat or own or host.work < MIN_ROWS or any(old is node for _, old in host.in_place):
+    if is_flat(host) or own or host.work < MIN_ROWS or any(old is node for _, old in host.in_place):
         return False
     buffers = _buffers(host) | _buffers(step)
     room = host.scratch + _bytes(step, traits) <= LOCAL_BYTES[traits.gpu]
