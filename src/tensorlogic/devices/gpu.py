@@ -37,6 +37,8 @@ class DeviceMemory(Memory):
     __slots__ = ("_host", "buffer", "device", "size")
 
     def __init__(self, device: GpuDevice, nbytes: int):
+        self._host: Bytes | None = None
+        self.buffer: Any = None
         self.device = device
         self.size = buffer_size(nbytes)
         self.buffer = device.take_buffer(self.size)
@@ -44,9 +46,8 @@ class DeviceMemory(Memory):
         self.owner = None
         self.owned = True
         self.shared = False
-        self.copies = {device: self}
+        self.copies = None
         self.serial = next(serials)
-        self._host: Bytes | None = None
 
     @property
     def base(self) -> Bytes:  # type: ignore[override]
@@ -70,7 +71,7 @@ class DeviceMemory(Memory):
 
     def __del__(self) -> None:
         # A view that the host still has may be one of the very buffer.
-        if self._host is None or not self.device.unified:
+        if self.buffer is not None and (self._host is None or not self.device.unified):
             self.device.give_buffer(self.size, self.buffer)
 
 
@@ -134,22 +135,23 @@ class GpuPlan:
             for index, value in enumerate(params):
                 if isinstance(value, NumberArgument):
                     self._numbers.append((i, index, value))
-        self._free: list[tuple[Program, DeviceMemory, DeviceMemory]] = []
+        self._free: list[tuple[Program, DeviceMemory | None, DeviceMemory | None]] = []
 
-    def _instance(self) -> tuple[Program, DeviceMemory, DeviceMemory]:
+    def _instance(self) -> tuple[Program, DeviceMemory | None, DeviceMemory | None]:
         """A program with its arena and its status words, which are zero."""
         device = self._device
-        arena = DeviceMemory(device, self._layout.arena_bytes)
-        status = DeviceMemory(device, 4 * len(self._layout.checks))
-        device.fill(status.buffer, np.zeros(status.size, np.uint8))
+        layout = self._layout
+        arena = DeviceMemory(device, layout.arena_bytes) if layout.arena_bytes else None
+        status = None
+        if any(b.kind in ("status", "empty") for buffers in layout.buffers for b in buffers):
+            status = DeviceMemory(device, 4 * len(layout.checks))
+            device.fill(status.buffer, np.zeros(status.size, np.uint8))
         program = device.program(self._launches)
-        for i, (buffers, params) in enumerate(
-            zip(self._layout.buffers, self._layout.params, strict=True)
-        ):
+        for i, (buffers, params) in enumerate(zip(layout.buffers, layout.params, strict=True)):
             for slot, b in enumerate(buffers):
-                if b.kind == "arena":
+                if b.kind == "arena" and arena is not None:
                     program.bind(i, slot, arena.buffer, b.offset // self._types[i][slot])
-                elif b.kind in ("status", "empty"):
+                elif b.kind in ("status", "empty") and status is not None:
                     program.bind(i, slot, status.buffer, 0)
             for index, value in enumerate(params):
                 if isinstance(value, int):
@@ -177,7 +179,7 @@ class GpuPlan:
             program.number(step, index, number.word(order))
         program.launch()
         failed: list[int] = []
-        if self._layout.checks:
+        if self._layout.checks and status is not None:
             counts = device.host_view(status.buffer, status.nbytes).view(np.int32)
             pairs = zip(self._layout.checks, counts.tolist(), strict=True)
             failed = [place for place, n in pairs if n]
@@ -276,6 +278,8 @@ class GpuDevice(PlannedDevice):
 
         What others may still change (the array of `from_numpy`) is copied for each run.
         """
+        if isinstance(memory, DeviceMemory) and memory.device is self:
+            return memory
         copy = memory.copies.get(self) if memory.copies else None
         if copy is None:
             copy = DeviceMemory(self, memory.nbytes)
