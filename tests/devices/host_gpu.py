@@ -78,12 +78,16 @@ class HostProgram:
         scratch = max((b.function[2] for b in launches), default=0)
         self._program = Program([b.function[0] for b in launches], scratch)
         self._held: dict[tuple[int, int], Bytes] = {}
+        self._first: dict[tuple[int, int], int] = {}
 
-    def bind(self, step: int, slot: int, buffer: Bytes, first: int) -> None:
-        self._held[step, slot] = buffer
-        address = buffer.__array_interface__["data"][0]
-        size = self._launches[step].function[1][slot]
-        self._program.args(step)[slot] = address + first * size
+    def place(self, step: int, slot: int, first: int) -> None:
+        self._first[step, slot] = first * self._launches[step].function[1][slot]
+
+    def bind(self, arguments: Sequence[tuple[int, int]], buffers: Sequence[Bytes]) -> None:
+        for (step, slot), buffer in zip(arguments, buffers, strict=True):
+            self._held[step, slot] = buffer
+            address = buffer.__array_interface__["data"][0]
+            self._program.args(step)[slot] = address + self._first[step, slot]
 
     def number(self, step: int, index: int, word: int) -> None:
         self._program.args(step)[self._launches[step].buffers + index] = word

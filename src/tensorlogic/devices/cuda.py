@@ -11,7 +11,9 @@ import ctypes
 import os
 from collections.abc import Container, Sequence
 from functools import cached_property
+from threading import get_ident
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -33,6 +35,19 @@ STAGE = 8 << 20
 _NVRTC_OPTIONS = ("--std=c++17", "--ftz=false")
 
 
+_opened: WeakSet[Cuda] = WeakSet()
+
+
+def _forget_threads() -> None:
+    """In a forked process: each device looks again where it is."""
+    for device in _opened:
+        device._thread = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
+
+
 class Cuda(GpuDevice):
     name: str
     description = "NVIDIA GPU through cuda-bindings"
@@ -46,6 +61,8 @@ class Cuda(GpuDevice):
         self._reason: str | None = None
         self._driver: Driver | None = None
         self._process = os.getpid()
+        self._thread = 0
+        _opened.add(self)
         self._stage: list[tuple[int, Bytes, Any]] = []
 
     def unavailable(self) -> str | None:
@@ -83,11 +100,15 @@ class Cuda(GpuDevice):
         return self._driver
 
     def enter(self) -> None:
-        self.driver.make_current()
+        # Graphs know their context; what needs a current one makes it so itself.
+        if self._driver is None or self._thread != get_ident():
+            self.driver.make_current()
+            self._thread = get_ident()
 
     # ---- buffers: addresses on the card ----
 
     def new_buffer(self, size: int) -> int:
+        self.driver.make_current()
         return self.driver.allocate(size)
 
     def drop_buffer(self, buffer: int) -> None:
@@ -131,6 +152,7 @@ class Cuda(GpuDevice):
 
     def build(self, source: str, name: str) -> Any:
         driver = self.driver
+        driver.make_current()
         options = (*_NVRTC_OPTIONS, f"--gpu-architecture=sm_{driver.architecture}")
         key = diskcache.key_of("cubin", source, *options, driver.compiler)
         image = diskcache.read(key)
@@ -193,10 +215,17 @@ class CudaProgram:
             self._words[word] = value
             self._changed.add(step)
 
-    def bind(self, step: int, slot: int, buffer: int, first: int) -> None:
-        start, built = self._starts[step], self._launches[step]
-        self._set(step, start + slot, buffer)
-        self._set(step, start + built.buffers + built.params + slot, first)
+    def place(self, step: int, slot: int, first: int) -> None:
+        built = self._launches[step]
+        self._set(step, self._starts[step] + built.buffers + built.params + slot, first)
+
+    def bind(self, arguments: Sequence[tuple[int, int]], buffers: Sequence[int]) -> None:
+        words, starts = self._words, self._starts
+        for (step, slot), buffer in zip(arguments, buffers, strict=True):
+            word = starts[step] + slot
+            if words[word] != buffer:
+                words[word] = buffer
+                self._changed.add(step)
 
     def number(self, step: int, index: int, word: int) -> None:
         self._set(step, self._starts[step] + self._launches[step].buffers + index, word)

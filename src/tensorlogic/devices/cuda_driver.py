@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
+from tensorlogic.errors import DeviceError
 
-class DriverError(Exception):
+
+class DriverError(DeviceError):
     """CUDA's own words for what went wrong."""
 
 
@@ -62,7 +64,7 @@ class Driver:
             if code == self._cu.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
                 return MemoryError()
             _, text = self._cu.cuGetErrorString(code)
-            return DriverError(f"{text.decode() if text else 'unknown error'} ({code.name})")
+            return DriverError(f"CUDA: {text.decode() if text else 'unknown error'} ({code.name})")
         _, text = self._nvrtc.nvrtcGetErrorString(code)
         return DriverError(text.decode())
 

@@ -36,11 +36,11 @@ class DeviceMemory(Memory):
 
     __slots__ = ("_host", "buffer", "device", "size")
 
-    def __init__(self, device: GpuDevice, nbytes: int):
+    def __init__(self, device: GpuDevice, nbytes: int, size: int = 0):
         self._host: Bytes | None = None
         self.buffer: Any = None
         self.device = device
-        self.size = buffer_size(nbytes)
+        self.size = size or buffer_size(nbytes)
         self.buffer = device.take_buffer(self.size)
         self.nbytes = nbytes
         self.owner = None
@@ -98,8 +98,11 @@ class BuiltLaunch:
 class Program(Protocol):
     """The launches of a plan with their arguments; one run at a time uses it."""
 
-    def bind(self, step: int, slot: int, buffer: Any, first: int) -> None:
-        """Buffer argument `slot` of a step begins at element `first` of a buffer."""
+    def place(self, step: int, slot: int, first: int) -> None:
+        """Buffer argument `slot` of a step begins at element `first` of its buffer."""
+
+    def bind(self, arguments: Sequence[tuple[int, int]], buffers: Sequence[Any]) -> None:
+        """The buffers of arguments, which are given by step and slot."""
 
     def number(self, step: int, index: int, word: int) -> None:
         """Parameter `index` of a step, as a 64-bit word."""
@@ -119,19 +122,23 @@ class GpuPlan:
         alone = {key for key, count in writers.items() if count == 1}
         self._launches = [device.built(s, alone) for s in schedule.steps]
         self._types = [[BYTES[b.dtype] for b in s.all_buffers] for s in schedule.steps]
-        # (step, slot, which result or leaf, first element)
-        self._result_slots: list[tuple[int, int, int, int]] = []
-        self._leaf_slots: list[tuple[int, int, int, int]] = []
+        self._targets = [(n, buffer_size(n), place) for n, place in self._layout.targets]
+        # Arguments (step, slot) that each run binds, and to which result or leaf.
+        self._result_slots: list[tuple[int, int]] = []
+        self._which_result: list[int] = []
+        self._leaf_slots: list[tuple[int, int]] = []
+        self._which_leaf: list[int] = []
         self._numbers: list[tuple[int, int, NumberArgument]] = []
         for i, (buffers, params) in enumerate(
             zip(self._layout.buffers, self._layout.params, strict=True)
         ):
             for slot, b in enumerate(buffers):
-                at = (i, slot, b.which, b.offset // self._types[i][slot])
                 if b.kind == "result":
-                    self._result_slots.append(at)
+                    self._result_slots.append((i, slot))
+                    self._which_result.append(b.which)
                 elif b.kind == "leaf":
-                    self._leaf_slots.append(at)
+                    self._leaf_slots.append((i, slot))
+                    self._which_leaf.append(b.which)
             for index, value in enumerate(params):
                 if isinstance(value, NumberArgument):
                     self._numbers.append((i, index, value))
@@ -149,32 +156,36 @@ class GpuPlan:
         program = device.program(self._launches)
         for i, (buffers, params) in enumerate(zip(layout.buffers, layout.params, strict=True)):
             for slot, b in enumerate(buffers):
+                program.place(i, slot, b.offset // self._types[i][slot])
                 if b.kind == "arena" and arena is not None:
-                    program.bind(i, slot, arena.buffer, b.offset // self._types[i][slot])
+                    program.bind([(i, slot)], [arena.buffer])
                 elif b.kind in ("status", "empty") and status is not None:
-                    program.bind(i, slot, status.buffer, 0)
+                    program.bind([(i, slot)], [status.buffer])
             for index, value in enumerate(params):
                 if isinstance(value, int):
                     program.number(i, index, value)
         return program, arena, status
 
+    def _leaf(self, order: Sequence[Node | None], place: int) -> DeviceMemory:
+        memory: Memory = order[place].data.memory  # type: ignore[union-attr]
+        if type(memory) is DeviceMemory and memory.device is self._device:
+            return memory
+        return self._device.memory_of(memory)
+
     def run(self, order: Sequence[Node | None]) -> list[Memory]:
         device = self._device
         device.enter()
         results = [
-            DeviceMemory(device, size) if place < 0 else device.take_over(leaf_memory(order, place))
-            for size, place in self._layout.targets
+            DeviceMemory(device, nbytes, size)
+            if place < 0
+            else device.take_over(leaf_memory(order, place))
+            for nbytes, size, place in self._targets
         ]
         instance = self._free.pop() if self._free else self._instance()
         program, _, status = instance
-        for step, slot, which, first in self._result_slots:
-            program.bind(step, slot, results[which].buffer, first)
-        there: dict[int, DeviceMemory] = {}
-        for step, slot, place, first in self._leaf_slots:
-            memory = there.get(place)
-            if memory is None:
-                memory = there[place] = device.memory_of(leaf_memory(order, place))
-            program.bind(step, slot, memory.buffer, first)
+        program.bind(self._result_slots, [results[i].buffer for i in self._which_result])
+        leaves = [self._leaf(order, place) for place in self._which_leaf]
+        program.bind(self._leaf_slots, [m.buffer for m in leaves])
         for step, index, number in self._numbers:
             program.number(step, index, number.word(order))
         program.launch()
