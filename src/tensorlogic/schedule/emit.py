@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from tensorlogic.graph import Node, topological
 from tensorlogic.kernels import ir
@@ -28,7 +29,7 @@ from tensorlogic.kernels.ir import (
     param,
     var,
 )
-from tensorlogic.kernels.spec import BATCH, COL, ROW, Matmul
+from tensorlogic.kernels.spec import BATCH, COL, ROW, Matmul, matmul_text
 from tensorlogic.quants import QUANTS
 from tensorlogic.schedule.affine import Affine, LoopVar, collapse, dense
 from tensorlogic.schedule.lower import BufferRef, CheckRecord, FoldRecord, Lowering, Materialise
@@ -88,6 +89,20 @@ class Step:
         """The parameters that are known before the run, by name."""
         pairs = zip(self.all_params, self.params, strict=True)
         return {p.attr: v for p, v in pairs if isinstance(v, int)}
+
+
+_texts: WeakKeyDictionary[Kernel | Matmul, str] = WeakKeyDictionary()
+"""Texts of kernels: repeated layers share theirs."""
+
+
+def step_text(step: Step) -> str:
+    """What a step's kernel is; steps of equal text share one compiled function."""
+    kernel = step.kernel
+    text = _texts.get(kernel)
+    if text is None:
+        text = ir.kernel_text(kernel) if isinstance(kernel, Kernel) else matmul_text(kernel)
+        _texts[kernel] = text
+    return text
 
 
 @dataclass(eq=False)
