@@ -233,9 +233,7 @@ def _pack(module: Module, operand: tuple[str, str | None], width: int, lanes: in
                 at = [f.gep(element, r, k.index) for r in rows]
                 block = [f.load(words, pointer, size) for pointer in at]
                 out = f.gep("float", to, f.mul(k.index, width))
-                lines = [
-                    x for w in _transposed(f, block, lanes) for x in _split(f, dtype, w, lanes)
-                ]
+                lines = [x for w in transposed(f, block, lanes) for x in _split(f, dtype, w, lanes)]
                 for i, line in enumerate(lines):
                     f.store(type_, line, f.gep("float", out, i * width), 4)
 
@@ -280,7 +278,7 @@ def _split(f: Function, dtype: str, words: Value, lanes: int) -> list[Value]:
     return [loaded(f, dtype, h, lanes) for h in raw]
 
 
-def _transposed(f: Function, rows: Sequence[Value], lanes: int) -> list[Value]:
+def transposed(f: Function, rows: Sequence[Value], lanes: int) -> list[Value]:
     """The transpose of `lanes` vectors of 32-bit words.
 
     Blocks of 4 x 4 within 128 bits first, then the blocks: each step is one instruction on x86.

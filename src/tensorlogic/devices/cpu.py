@@ -11,14 +11,15 @@ from typing import Any
 from tensorlogic import settings
 from tensorlogic.codegen.emit import Module
 from tensorlogic.codegen.llvm import emit_kernel
+from tensorlogic.codegen.llvm_attention import attention_kernel, attention_units
 from tensorlogic.codegen.llvm_matmul import libraries, matmul_kernel, units
 from tensorlogic.devices.errors import value_error
 from tensorlogic.devices.native import Launch, compile_module, host, threads
 from tensorlogic.devices.plans import CheckFailed, Plan, leaf_key, plan_key, result_data
 from tensorlogic.graph import Node, inline_calls, topological
 from tensorlogic.kernels.check import check_kernel
-from tensorlogic.kernels.ir import Kernel, kernel_text
-from tensorlogic.kernels.spec import Matmul, matmul_text
+from tensorlogic.kernels.ir import Kernel
+from tensorlogic.kernels.spec import Attention, Matmul, text_of
 from tensorlogic.ops import CONVERT
 from tensorlogic.schedule.emit import Step
 from tensorlogic.schedule.fuse import schedule
@@ -35,8 +36,7 @@ INLINE = object()
 
 def step_text(step: Step) -> str:
     """What a step's kernel is; steps of equal text share one compiled function."""
-    kernel = step.kernel
-    return kernel_text(kernel) if isinstance(kernel, Kernel) else matmul_text(kernel)
+    return text_of(step.kernel)
 
 
 def kernel_name(text: str) -> str:
@@ -147,6 +147,9 @@ class Cpu:
                 check_kernel(step.kernel)
                 emit_kernel(module, step.kernel, name, host().lanes)
                 names[text] = name
+            elif isinstance(step.kernel, Attention):
+                source = attention_kernel(step.kernel, name, host().lanes)
+                self._kernels[text] = compile_module(source, [name])[name]
             else:
                 source = matmul_kernel(step.kernel, name, host().lanes)
                 imports = self._imports(step.kernel)
@@ -172,6 +175,9 @@ class Cpu:
             m, n, _ = step.problem
             work, chunk, _ = units(m, n, step.batch, host().lanes, threads())
             return Launch(function, words, work, chunk)
+        if isinstance(step.kernel, Attention):
+            work, chunk, _ = attention_units(step.kernel, step.sizes(), host().lanes)
+            return Launch(function, words, work, chunk)
         share = -(-step.work // (64 * threads()))
         chunk = max(1, CHUNK // step.cost, share)
         if step.cost == 1:
@@ -184,4 +190,6 @@ class Cpu:
         if isinstance(step.kernel, Matmul):
             m, n, _ = step.problem
             return units(m, n, step.batch, host().lanes, threads())[2]
+        if isinstance(step.kernel, Attention):
+            return attention_units(step.kernel, step.sizes(), host().lanes)[2]
         return step.scratch

@@ -28,7 +28,7 @@ from tensorlogic.kernels.ir import (
     param,
     var,
 )
-from tensorlogic.kernels.spec import BATCH, COL, ROW, Matmul
+from tensorlogic.kernels.spec import BATCH, COL, ROW, Attention, Matmul
 from tensorlogic.schedule.affine import Affine, LoopVar, collapse, dense
 from tensorlogic.schedule.lower import BufferRef, CheckRecord, FoldRecord, Lowering, Materialise
 
@@ -55,7 +55,7 @@ class Step:
     extent of the parallel range, `cost` roughly how many elements one unit of it touches.
     """
 
-    kernel: Kernel | Matmul
+    kernel: Kernel | Matmul | Attention
     buffers: list[tuple[Node, int] | None]
     params: list[Number]
     work: int
@@ -336,7 +336,7 @@ class Loops:
         roots += [c.ok for c in (*low.checks, *low.pending_checks)]
         variables = [v for i in low.identity for v in _in_order(i)]
         every = [*variables, *(v for f in low.folds for v in f.variables)]
-        self.loads, indices, pinned = _indices(roots, every)
+        self.loads, indices, pinned = indices_of(roots, every)
         self.loads += [o.at for o in outputs]
         indices += [o.at for o in outputs]
         rows = low.row_variables
@@ -365,7 +365,7 @@ class Loops:
                 self.vector_row = self.rows.pop()
 
 
-def _indices(
+def indices_of(
     roots: Sequence[Expr], variables: Sequence[LoopVar]
 ) -> tuple[list[Affine], list[Affine], set[LoopVar]]:
     """Under expressions: addresses of loads, all affine indices, loops that stand by themselves."""
@@ -437,7 +437,7 @@ def matmul_step(low: Lowering, outputs: Sequence[Output]) -> Step:
     *_, row, col = low.identity
     batch, rows, cols = (dense(i) or [] for i in (low.identity[:-2], [row], [col]))
     emitter = Emitter()
-    _, indices, pinned = _indices([o.value for o in outputs], [*batch, *rows, *cols])
+    _, indices, pinned = indices_of([o.value for o in outputs], [*batch, *rows, *cols])
     indices += [o.at for o in outputs]
     for place, axis in ((BATCH, batch), (ROW, rows), (COL, cols)):
         emitter.digits(collapse(axis, indices, pinned), place)

@@ -309,7 +309,7 @@ class Scheduler:
             return self._restarting(root, lambda f: self._concat(root, core, f))
         if core.op is ops.ATTENTION:
             return self._restarting(
-                root, lambda f: attention_step(root, core, self._lowering(root, f))
+                root, lambda f: attention_step(root, core, self._lowering(root, f), self._traits)
             )
         if core.op is not None and core.op.kind == "scan":
             return self._restarting(root, lambda f: scan_step(root, core, self._lowering(root, f)))
