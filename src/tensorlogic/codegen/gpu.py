@@ -38,9 +38,7 @@ def gpu_launch(
         return GpuLaunch(source, name, gpu_matmul.groups(tile, sizes), tile.threads)
     if isinstance(kernel, Attention):
         source = gpu_attention.render(kernel, name, dialect)
-        return GpuLaunch(
-            source, name, gpu_attention.groups(kernel, sizes), gpu_attention.GROUP
-        )
+        return GpuLaunch(source, name, gpu_attention.groups(kernel, sizes), gpu_attention.GROUP)
     source = clike.render(kernel, name, dialect, width=WIDTH)
     threads = clike.group_size(kernel, WIDTH)
     return GpuLaunch(source, name, clike.grid(kernel, sizes, WIDTH) // threads, threads)

@@ -9,6 +9,7 @@ from tensorlogic.kernels.ir import (
     Check,
     Expr,
     Kernel,
+    Stmt,
     Store,
     expr_text,
     index,
@@ -164,7 +165,7 @@ def attention_text(spec: Attention) -> str:
     values |= {"stop": spec.stop, **({} if spec.mask is None else {"mask": spec.mask})}
     lines = [head + (" in parts" if spec.split else "")]
     lines += [f"  {name}: {expr_text(e)}" for name, e in values.items()]
-    body = (*spec.checks, *spec.stores, *spec.row_stores)
+    body: tuple[Stmt, ...] = (*spec.checks, *spec.stores, *spec.row_stores)
     return "\n".join(lines) + "\n" + kernel_text(Kernel(spec.all_buffers, spec.all_params, body))
 
 

@@ -153,10 +153,10 @@ class _Builder:
         strides: list[Number] = []
         for x, load, groups in zip((q, k, v), loads, inner, strict=True):
             strides += [_stride(x, load, axis) for axis in groups]
-        batches = [
-            emitter.address(Affine(0, {t: c for t, c in load.terms.items() if t in outer}), False)
-            for load in loads
-        ]
+        q_at, k_at, v_at = (
+            emitter.address(Affine(0, {t: c for t, c in x.terms.items() if t in outer}), False)
+            for x in loads
+        )
         emitter.name_scalars(low)
         stores, row_stores = self._stores(target, parts)
         return Attention(
@@ -164,7 +164,9 @@ class _Builder:
             self.depth,
             self.width,
             strides[4] == strides[6] == 1,
-            *batches,
+            q_at,
+            k_at,
+            v_at,
             emitter.rewrite(factor),
             emitter.rewrite(stop),
             causal,
