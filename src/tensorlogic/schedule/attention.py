@@ -10,7 +10,7 @@ results do not depend on the number of threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tensorlogic import ops
 from tensorlogic.dtypes import float32
@@ -45,7 +45,7 @@ from tensorlogic.kernels.spec import (
     TOTAL,
     Attention,
 )
-from tensorlogic.schedule.affine import Affine, LoopVar, collapse, dot
+from tensorlogic.schedule.affine import Affine, LoopVar, collapse
 from tensorlogic.schedule.emit import ZERO64, Emitter, Number, Output, Step, indices_of
 from tensorlogic.schedule.lower import (
     BufferRef,
@@ -55,7 +55,6 @@ from tensorlogic.schedule.lower import (
     is_load,
 )
 from tensorlogic.schedule.traits import Traits
-from tensorlogic.storage import contiguous_strides
 
 FEW = 8
 """Rows of a batch up to which they share each key that is read, and keys may be cut into parts."""
@@ -63,14 +62,25 @@ _LOWEST = const(-math.inf, "f32")
 
 
 def attention_step(
-    root: Node, node: Node, low: Lowering, traits: Traits
+    root: Node,
+    node: Node,
+    low: Lowering,
+    stored_at: Callable[[list[Affine]], Affine],
+    traits: Traits,
 ) -> tuple[list[Step], list[Node]]:
-    """The launches for an attention node, stored as `root` (the node, or a reshape of it)."""
-    return _Builder(root, node, low).steps(traits)
+    """The launches for an attention node, stored as `root` (the node, or another order and shape of
+    it), in which `stored_at` says where the value at some indices of the node lies."""
+    return _Builder(root, node, low, stored_at).steps(traits)
 
 
 class _Builder:
-    def __init__(self, root: Node, node: Node, low: Lowering) -> None:
+    def __init__(
+        self,
+        root: Node,
+        node: Node,
+        low: Lowering,
+        stored_at: Callable[[list[Affine]], Affine],
+    ) -> None:
         self.root, self.node, self.low = root, node, low
         q, k, v, *_ = node.args
         heads, groups = q.shape[-3], k.shape[-3]
@@ -86,6 +96,7 @@ class _Builder:
             low.axis(node, len(node.shape) + i, n)[1]
             for i, n in enumerate((self.depth, self.width, self.keys))
         )
+        self.target = Output(root, stored_at([*self.at, self.cols]), ACC)
         self.emitter = Emitter()
         self.operands: list[tuple[Node, int] | None] = []
         self.dtypes: list[str] = []
@@ -132,7 +143,6 @@ class _Builder:
         factor = cast(low.value(scale, []), "f32")
         mask_node = more[-1] if has_mask else None
         mask = None if mask_node is None else low.value(mask_node, [*batch, head, query, self.key])
-        target = Output(self.root, dot([*self.at, self.cols], contiguous_strides(node.shape)), ACC)
         places = {
             BATCH: outer,
             HEAD: [x for x in _outermost_first(head) if x in own],
@@ -143,7 +153,7 @@ class _Builder:
         every = [x for axis in places.values() for x in axis]
         _, indices, pinned = indices_of([] if mask is None else [mask], every)
         for place, axis in places.items():
-            emitter.digits(collapse(axis, [target.at, *loads, *indices], pinned), place)
+            emitter.digits(collapse(axis, [self.target.at, *loads, *indices], pinned), place)
         # The depth has no place: only its stride is used.
         inner = (
             (places[HEAD], places[ROW], _outermost_first(self.depths)),
@@ -158,7 +168,7 @@ class _Builder:
             for x in loads
         )
         emitter.name_scalars(low)
-        stores, row_stores = self._stores(target, parts)
+        stores, row_stores = self._stores(parts)
         return Attention(
             (self.dtypes[0], self.dtypes[1], self.dtypes[2]),
             self.depth,
@@ -207,9 +217,9 @@ class _Builder:
                 raise Materialise(c.node)
         return tuple(self.emitter.check(c) for c in self.low.finish())
 
-    def _stores(self, target: Output, parts: int) -> tuple[list[Store], list[Store]]:
+    def _stores(self, parts: int) -> tuple[list[Store], list[Store]]:
         if parts == 1:
-            return self.emitter.stores(self.low, [target]), []
+            return self.emitter.stores(self.low, [self.target]), []
         row = ((BATCH * HEADS + HEAD) * QUERIES + ROW) * PARTS + PART
         width = const(self.width, "i64")
         rows = math.prod(self.node.shape[:-1]) * parts
@@ -237,9 +247,11 @@ class _Builder:
         total = _fold(p, count, l, const(0.0, "f32"), l + weight * ir.load(totals, at))
         step = acc + weight * ir.load(sums, at * width + e)
         element = _fold(p, count, acc, const(0.0, "f32"), step)
-        target = emitter.buffer(BufferRef(self.root, self.low.memory_type(self.root), True))
+        axes = [x for i in self.at for x in _outermost_first(i)]
+        for axis, place in ((axes, row), (_outermost_first(self.cols), e)):
+            emitter.digits(collapse(axis, [self.target.at], set()), place)
         value = acc / select(l.eq(0.0), const(1.0, "f32"), l)
-        store = Store(target, row * width + e, value)
+        (store,) = emitter.stores(self.low, [Output(self.root, self.target.at, value)])
         columns = Loop(e, ZERO64, width, "vector", (element, store))
         return emitter.rows(row, rows, (largest, total, columns), rows * parts * (self.width + 4))
 

@@ -308,8 +308,13 @@ class Scheduler:
         if core.op is ops.CONCAT:
             return self._restarting(root, lambda f: self._concat(root, core, f))
         if core.op is ops.ATTENTION:
+
+            def place(at: list[Affine]) -> Affine:
+                return dot(at, contiguous_strides(core.shape))
+
             return self._restarting(
-                root, lambda f: attention_step(root, core, self._lowering(root, f), self._traits)
+                root,
+                lambda f: attention_step(root, core, self._lowering(root, f), place, self._traits),
             )
         if core.op is not None and core.op.kind == "scan":
             return self._restarting(root, lambda f: scan_step(root, core, self._lowering(root, f)))
