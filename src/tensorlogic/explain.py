@@ -77,10 +77,12 @@ def _llvm(step: Step, name: str) -> str:
     from tensorlogic.codegen.llvm import render
     from tensorlogic.codegen.llvm_attention import attention_kernel
     from tensorlogic.codegen.llvm_matmul import matmul_kernel
+    from tensorlogic.codegen.llvm_windows import window_kernel
     from tensorlogic.devices.native import host
 
     if isinstance(step.kernel, Matmul):
-        return matmul_kernel(step.kernel, name, host().lanes)
+        make = window_kernel if step.kernel.windows else matmul_kernel
+        return make(step.kernel, name, host().lanes)
     if isinstance(step.kernel, Attention):
         return attention_kernel(step.kernel, name, host().lanes)
     return render(step.kernel, name, host().lanes)

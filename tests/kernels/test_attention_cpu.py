@@ -2,89 +2,22 @@
 
 from __future__ import annotations
 
-import ctypes
-import struct
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 import tensorlogic as tl
-from tensorlogic.codegen.llvm import render, scratch_bytes
-from tensorlogic.codegen.llvm_attention import attention_kernel, attention_units, shares_keys
+from tensorlogic.codegen.llvm_attention_base import shares_keys
 from tensorlogic.devices import native
-from tensorlogic.devices.objects import compile_module
-from tensorlogic.graph import Node
-from tensorlogic.kernels.interpret import MEMORY, evaluate
-from tensorlogic.kernels.ir import BYTES, Kernel
 from tensorlogic.kernels.spec import Attention, attention_text
-from tensorlogic.schedule.emit import Step
-from tensorlogic.schedule.fuse import schedule
-from tensorlogic.settings import Settings
 from tests.conformance.cases import attention
 from tests.conformance.harness import numbers, wide
-from tests.kernels.kernel_running import Fenced
+from tests.kernels.family_running import run, steps_of
 
 LANES = sorted({4, 8, native.host().lanes})
-CALL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 SDPA = tl.scaled_dot_product_attention
 Array = Any
-
-
-def steps_of(result: tl.Tensor) -> list[Step]:
-    return schedule([result._node], Settings()).steps
-
-
-def run(result: tl.Tensor, lanes: int) -> Array:
-    """The result by kernels of `lanes` lanes, each unit of their work by a call of its own."""
-    steps = steps_of(result)
-    memory: dict[int, Fenced] = {}
-
-    def place(node: Node, dtype: str) -> Fenced:
-        if id(node) not in memory:
-            if node.data is not None:
-                data = np.asarray(node.data.memory.base).reshape(-1).view(np.uint8)
-                memory[id(node)] = Fenced(data[: node.size * BYTES[dtype]])
-            else:
-                memory[id(node)] = Fenced(np.full(node.size * BYTES[dtype], 0xFF, np.uint8))
-        return memory[id(node)]
-
-    status = Fenced(np.zeros(8, np.int32))
-    for step in steps:
-        call, work, scratch = native_kernel(step, lanes)
-        words = []
-        for buffer, use in zip(step.all_buffers, step.buffers, strict=True):
-            node, offset = (None, 0) if use is None else use
-            at = status.address if node is None else place(node, buffer.dtype).address
-            words.append(at + offset)
-        for p, value in zip(step.all_params, step.params, strict=True):
-            number = value.number if isinstance(value, Node) else value
-            number = number if isinstance(number, int | float) else 0
-            bits = struct.unpack("<i", struct.pack("<f", number))[0] if p.dtype == "f32" else number
-            words.append(int(bits))
-        args, room = np.array(words, np.int64), np.full(scratch + 64, 0xFF, np.uint8)
-        start = room.ctypes.data + -room.ctypes.data % 64
-        for i in range(work):
-            call(args.ctypes.data, i, i + 1, start)
-    node = result._node
-    out = memory[id(node)].array.view(MEMORY[node.dtype.ir])
-    return out.reshape(node.shape).copy()
-
-
-def native_kernel(step: Step, lanes: int) -> tuple[Callable[..., None], int, int]:
-    """(function, work, scratch bytes) of a step."""
-    kernel = step.kernel
-    if isinstance(kernel, Attention):
-        text = attention_kernel(kernel, "kernel", lanes)
-        work, _, scratch = attention_units(kernel, step.sizes(), lanes)
-    else:
-        assert isinstance(kernel, Kernel)
-        text, work = render(kernel, "kernel", lanes), step.work
-        scratch = int(evaluate(scratch_bytes(kernel), step.sizes()))
-    return CALL(compile_module(text, ["kernel"])["kernel"]), work, scratch
-
-
 CASES: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
     "one block": ((2, 5, 32), (2, 7, 32), (2, 7, 32), {}),
     "odd sizes": ((2, 37, 5), (1, 101, 5), (1, 101, 3), {}),

@@ -13,6 +13,7 @@ from tensorlogic.codegen.emit import Module
 from tensorlogic.codegen.llvm import emit_kernel
 from tensorlogic.codegen.llvm_attention import attention_kernel, attention_units
 from tensorlogic.codegen.llvm_matmul import libraries, matmul_kernel, units
+from tensorlogic.codegen.llvm_windows import window_kernel, window_scratch
 from tensorlogic.devices.errors import value_error
 from tensorlogic.devices.native import Launch, compile_module, host, threads
 from tensorlogic.devices.plans import CheckFailed, Plan, leaf_key, plan_key, result_data
@@ -151,7 +152,8 @@ class Cpu:
                 source = attention_kernel(step.kernel, name, host().lanes)
                 self._kernels[text] = compile_module(source, [name])[name]
             else:
-                source = matmul_kernel(step.kernel, name, host().lanes)
+                make = window_kernel if step.kernel.windows else matmul_kernel
+                source = make(step.kernel, name, host().lanes)
                 imports = self._imports(step.kernel)
                 self._kernels[text] = compile_module(source, [name], imports)[name]
         if names:
@@ -189,7 +191,8 @@ class Cpu:
         """Bytes of local memory that a worker needs for a step."""
         if isinstance(step.kernel, Matmul):
             m, n, _ = step.problem
-            return units(m, n, step.batch, host().lanes, threads())[2]
+            more = window_scratch(host().lanes) if step.kernel.windows else 0
+            return units(m, n, step.batch, host().lanes, threads())[2] + more
         if isinstance(step.kernel, Attention):
             return attention_units(step.kernel, step.sizes(), host().lanes)[2]
         return step.scratch

@@ -27,6 +27,8 @@ M, N, K, BATCHES = param("M"), param("N"), param("K"), param("batches")
 STRIDES = tuple(param(n) for n in ("a_batch", "a_m", "a_k", "b_batch", "b_k", "b_n"))
 MATMUL_PARAMS = (M, N, K, BATCHES, *STRIDES)
 """The first parameters of each matmul kernel, all i64; strides count elements."""
+WINDOW_PARAMS = tuple(param(n) for n in ("k1", "k2", "b_k1", "b_k2", "n1", "b_n1"))
+"""The next ones of a product over windows, all i64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,12 @@ class Matmul:
     row and col in scope. `buffers` are those that the stores load from or write, `params` those
     that they name beyond MATMUL_PARAMS.
 
-    A kernel's arguments are the buffers a, b, *buffers and the parameters MATMUL_PARAMS, *params.
+    With `windows`, as of a convolution, k counts channels and taps and a column the positions of
+    the window: where k = (channel * k1 + i) * k2 + j and col = y * n1 + x, b[k, col] is the element
+    channel * b_k + i * b_k1 + j * b_k2 + y * b_n + x * b_n1 of its batch.
+
+    A kernel's arguments are the buffers a, b, *buffers and the parameters MATMUL_PARAMS, with
+    `windows` WINDOW_PARAMS, and *params.
     """
 
     a_dtype: str
@@ -49,6 +56,7 @@ class Matmul:
     stores: tuple[Store, ...]
     buffers: tuple[Buffer, ...]
     params: tuple[Expr, ...] = ()
+    windows: bool = False
 
     @property
     def all_buffers(self) -> tuple[Buffer, ...]:
@@ -56,13 +64,14 @@ class Matmul:
 
     @property
     def all_params(self) -> tuple[Expr, ...]:
-        return (*MATMUL_PARAMS, *self.params)
+        return (*MATMUL_PARAMS, *(WINDOW_PARAMS if self.windows else ()), *self.params)
 
 
 def matmul_text(spec: Matmul) -> str:
     """The product as text; equal text means the same kernel."""
     a, b = spec.a_contiguous or "strided", spec.b_contiguous or "strided"
-    head = f"product of a along {a} and b along {b}: acc for each batch, row, col\n"
+    kind = "windows of b" if spec.windows else f"b along {b}"
+    head = f"product of a along {a} and {kind}: acc for each batch, row, col\n"
     return head + kernel_text(Kernel(spec.all_buffers, spec.all_params, spec.stores))
 
 

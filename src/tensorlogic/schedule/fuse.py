@@ -235,7 +235,7 @@ class Scheduler:
         self._lower_row_reductions(low, core, at)
         value = low.value(core, at)
         out = Output(root, dot(at, contiguous_strides(core.shape)), value)
-        step = matmul_step(low, [out]) if low.product else kernel_step(low, [out])
+        step = matmul_step(low, [out], self._traits) if low.product else kernel_step(low, [out])
         return [step], list(low.dependencies.values())
 
     def _lower_row_reductions(self, low: Lowering, core: Node, at: list[Affine]) -> None:
