@@ -32,6 +32,7 @@ from tensorlogic.kernels.spec import BATCH, COL, ROW, Attention, Matmul
 from tensorlogic.schedule.affine import Affine, LoopVar, collapse, dense
 from tensorlogic.schedule.lower import BufferRef, CheckRecord, FoldRecord, Lowering, Materialise
 from tensorlogic.schedule.traits import Traits
+from tensorlogic.schedule.windows import is_window, window_numbers
 
 ZERO64 = const(0, "i64")
 STATUS = "status"
@@ -446,7 +447,7 @@ def matmul_step(low: Lowering, outputs: Sequence[Output], traits: Traits) -> Ste
     strides: dict[str, list[int]] = {}
     operands: list[tuple[Node, int] | None] = []
     contiguous: list[str | None] = []
-    windows: list[Number] = []
+    windows: list[int] = []
     names = (("a", rows, "m"), ("b", cols, "n"))
     for (side, axis, letter), load, arg in zip(
         names, (low.product.a, low.product.b), node.args, strict=True
@@ -454,8 +455,8 @@ def matmul_step(low: Lowering, outputs: Sequence[Output], traits: Traits) -> Ste
         ref, at = load.attr
         depth = [v for v in _in_order(at) if v not in batch and v not in axis]
         one = [collapse(g, [at], set()) for g in (batch, axis, depth)]
-        if side == "b" and not traits.gpu and _is_window(one):
-            windows = _window_numbers(one, at)
+        if side == "b" and not traits.gpu and is_window(one):
+            windows = window_numbers(one, at)
             one = [one[0], one[1][:1], one[2][:1]]
         elif any(len(groups) > 1 for groups in one):
             raise Materialise(arg)
@@ -482,23 +483,3 @@ def matmul_step(low: Lowering, outputs: Sequence[Output], traits: Traits) -> Ste
     step.kernel, step.problem, step.batch = spec, (m, n, k), batches
     step.buffers, step.params = [*operands, *step.buffers], [*numbers, *step.params]
     return step
-
-
-def _is_window(groups: Sequence[list[list[LoopVar]]]) -> bool:
-    """Whether batches, columns and depth of b are those of windows: see `Matmul.windows`."""
-    batch, cols, depth = groups
-    several = len(cols) > 1 or len(depth) > 1
-    return several and len(batch) <= 1 and len(cols) <= 2 and len(depth) <= 3
-
-
-def _window_numbers(groups: Sequence[list[list[LoopVar]]], at: Affine) -> list[Number]:
-    """WINDOW_PARAMS: what the inner digits of depth and columns count to, and their strides."""
-    _, cols, depth = groups
-
-    def inner(digits: list[list[LoopVar]], count: int) -> list[tuple[int, int]]:
-        own = [(math.prod(v.extent for v in g), at.coefficient(g[-1])) for g in digits[1:]]
-        return own + [(1, 0)] * (count - len(own))
-
-    (k1, s1), (k2, s2) = inner(depth, 2)
-    ((n1, t1),) = inner(cols, 1)
-    return [k1, k2, s1, s2, n1, t1]

@@ -25,6 +25,7 @@ from tensorlogic.schedule.scan import scan_step
 from tensorlogic.schedule.scatter import scatter_step
 from tensorlogic.schedule.sort import sort_steps
 from tensorlogic.schedule.traits import CPU, Traits
+from tensorlogic.schedule.turned import turned_step
 from tensorlogic.schedule.update import update_step
 from tensorlogic.settings import Settings
 from tensorlogic.storage import contiguous_strides
@@ -235,7 +236,10 @@ class Scheduler:
         self._lower_row_reductions(low, core, at)
         value = low.value(core, at)
         out = Output(root, dot(at, contiguous_strides(core.shape)), value)
-        step = matmul_step(low, [out], self._traits) if low.product else kernel_step(low, [out])
+        if low.product:
+            step = matmul_step(low, [out], self._traits)
+        else:
+            step = turned_step(low, out, self._traits) or kernel_step(low, [out])
         return [step], list(low.dependencies.values())
 
     def _lower_row_reductions(self, low: Lowering, core: Node, at: list[Affine]) -> None:
