@@ -27,6 +27,7 @@ from tensorlogic.schedule.sort import sort_steps
 from tensorlogic.schedule.traits import CPU, Traits
 from tensorlogic.schedule.turned import turned_step
 from tensorlogic.schedule.update import update_step
+from tensorlogic.schedule.wide import wide_step
 from tensorlogic.settings import Settings
 from tensorlogic.storage import contiguous_strides
 
@@ -239,7 +240,8 @@ class Scheduler:
         if low.product:
             step = matmul_step(low, [out], self._traits)
         else:
-            step = turned_step(low, out, self._traits) or kernel_step(low, [out])
+            special = turned_step(low, out, self._traits) or wide_step(low, out, self._traits)
+            step = special or kernel_step(low, [out])
         return [step], list(low.dependencies.values())
 
     def _lower_row_reductions(self, low: Lowering, core: Node, at: list[Affine]) -> None:
