@@ -20,6 +20,11 @@ SHAPES = {
     "batched": ((2, 4, 3, 8), (2, 2, 6, 8), (2, 2, 6, 8)),
     "decode": ((9, 1, 64), (3, 70, 64), (3, 70, 64)),
     "long": ((2, 33, 32), (1, 130, 32), (1, 130, 32)),
+    "tiles": ((2, 70, 64), (2, 150, 64), (2, 150, 64)),
+    "deep": ((2, 20, 128), (1, 40, 128), (1, 40, 112)),
+    "deepest": ((1, 17, 256), (1, 50, 256), (1, 50, 256)),
+    "parts": ((8, 1, 32), (2, 2100, 32), (2, 2100, 32)),
+    "parts of odd sizes": ((3, 2, 5), (1, 2049, 5), (1, 2049, 7)),
     "odd": ((3, 2, 1, 3), (3, 1, 1, 3), (3, 1, 1, 1)),
     "units": ((1, 1, 3), (1, 1, 3), (1, 1, 3)),
     "no queries": ((2, 0, 4), (2, 3, 4), (2, 3, 4)),
@@ -54,13 +59,13 @@ def test_shapes(name: str, causal: bool, dtype: str, device: str) -> None:
     check(name, dtype, device, causal=causal)
 
 
-@pytest.mark.parametrize("name", ["one head", "grouped", "batched", "long"])
+@pytest.mark.parametrize("name", ["one head", "grouped", "batched", "long", "tiles", "parts"])
 @pytest.mark.parametrize("causal", [False, True])
 def test_bool_mask(name: str, causal: bool, device: str) -> None:
     check(name, "float32", device, lambda rng, s: rng.random(s) < 0.4, causal=causal)
 
 
-@pytest.mark.parametrize("name", ["one head", "grouped", "batched"])
+@pytest.mark.parametrize("name", ["one head", "grouped", "batched", "tiles", "deep", "parts"])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_float_mask(name: str, dtype: str, device: str) -> None:
     def mask(rng: np.random.Generator, shape: tuple[int, int]) -> Any:
@@ -77,6 +82,41 @@ def test_float_mask(name: str, dtype: str, device: str) -> None:
 def test_length(name: str, scale: float | None, causal: bool, device: str) -> None:
     for length in (0, 1, 5, 7):
         check(name, "float32", device, length=length, scale=scale, causal=causal)
+
+
+@pytest.mark.parametrize("name", ["tiles", "deep", "parts", "parts of odd sizes"])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_length_within_blocks_of_keys(name: str, causal: bool, dtype: str, device: str) -> None:
+    for length in (0, 1, 33, 40):
+        check(name, dtype, device, length=length, causal=causal)
+
+
+@pytest.mark.parametrize("name", ["grouped", "tiles", "decode", "parts"])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_keys_beyond_the_length_are_never_read(name: str, dtype: str, device: str) -> None:
+    """What a cache holds there may be anything: even NaN times a weight of 0 must not be added."""
+    rng = np.random.default_rng(12)
+    q, k, v = (numbers(rng, s, dtype) for s in SHAPES[name])
+    keys = k.shape[-2] - 3
+    k[..., keys:, :] = v[..., keys:, :] = np.nan
+    got = compute(lambda *t: SDPA(*t, length=keys), q, k, v, device=device)
+    want = attention(*map(wide, (q, k[..., :keys, :], v[..., :keys, :])))
+    assert_close(got, want, 4, 30 * np.abs(v[..., :keys, :]).max())
+
+
+@pytest.mark.parametrize("name", ["grouped", "tiles", "decode", "parts"])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_nan_stays_in_its_row(name: str, dtype: str, device: str) -> None:
+    q, k, v = (numbers(np.random.default_rng(13), s, dtype) for s in SHAPES[name])
+    q[1, -1, 2] = np.nan
+    got = compute(lambda *t: SDPA(*t), q, k, v, device=device)
+    hit = np.isnan(got)
+    assert hit[1, -1].all()
+    assert hit.sum() == got.shape[-1]
+    k[0, 1, 3] = np.nan  # now all rows that see this key
+    got = compute(lambda *t: SDPA(*t), q, k, v, device=device)
+    assert np.isnan(got[0]).all()
 
 
 def test_mask_that_broadcasts(device: str) -> None:

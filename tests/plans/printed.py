@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import tensorlogic as tl
-from tensorlogic.codegen import clike, gpu_matmul
+from tensorlogic.codegen import clike
 from tensorlogic.codegen.dialects import assemble
+from tensorlogic.codegen.gpu import gpu_launch
 from tensorlogic.devices.cpu import kernel_name
 from tensorlogic.explain import distinct_steps
 from tensorlogic.graph import inline_calls
@@ -24,8 +25,7 @@ def sources(tensor: tl.Tensor, dialect: str) -> list[str]:
     """What `explain("source")` joins: one compilable text for each kernel."""
     texts = []
     for text, step in steps_of(tensor).items():
-        render = clike.render if isinstance(step.kernel, Kernel) else gpu_matmul.render
-        texts.append(render(step.kernel, kernel_name(text), dialect))  # type: ignore[operator]
+        texts.append(gpu_launch(step.kernel, kernel_name(text), dialect, step.sizes()).source)
     return texts
 
 

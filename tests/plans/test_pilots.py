@@ -94,5 +94,5 @@ def test_the_pilots_are_the_kernels_that_they_are_meant_to_be() -> None:
     kernels = {p.__name__: p()[0].explain("kernels") for p in PILOTS}
     assert kernels["product"].startswith("product of a along k")
     assert "u8[]" in kernels["quantized"]
-    assert "serial fold s in 0 .." in kernels["attention"]
+    assert "causal attention of rows over contiguous keys of 8" in kernels["attention"]
     assert kernels["argmax"].count("fold") == 1

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 import tensorlogic as tl
-from tensorlogic.codegen import gpu_matmul
+from tensorlogic.codegen.gpu import gpu_launch
 from tensorlogic.devices.cpu import kernel_name
 from tensorlogic.kernels.ir import Kernel
-from tensorlogic.kernels.spec import Matmul
+from tensorlogic.kernels.spec import Attention, Matmul
 from tensorlogic.ops import OPS
 from tensorlogic.quants import QUANTS
+from tensorlogic.schedule.emit import Step
 from tests.conformance.cases import CASES
 from tests.conformance.harness import numbers, public
 from tests.conformance.test_quantized import weight
@@ -65,16 +66,16 @@ def of_quantized(storage: str) -> list[tl.Tensor]:
 
 
 @cache
-def kernels() -> tuple[dict[str, Kernel], dict[str, Matmul]]:
+def kernels() -> tuple[dict[str, Kernel], dict[str, Step]]:
     fused: dict[str, Kernel] = {}
-    products: dict[str, Matmul] = {}
+    families: dict[str, Step] = {}
     for result in graphs():
         for text, step in steps_of(result).items():
             if isinstance(step.kernel, Kernel):
                 fused[text] = step.kernel
             else:
-                products[text] = step.kernel
-    return fused, products
+                families[text] = step
+    return fused, families
 
 
 @pytest.mark.parametrize("width", [256, 32])
@@ -87,8 +88,9 @@ def test_fused_kernels(dialect: str, width: int) -> None:
 
 
 @pytest.mark.parametrize("dialect", CHECKS)
-def test_products(dialect: str) -> None:
-    _, products = kernels()
-    assert products
-    for text, spec in products.items():
-        CHECKS[dialect](gpu_matmul.render(spec, kernel_name(text), dialect))
+def test_families(dialect: str) -> None:
+    _, families = kernels()
+    assert {type(step.kernel) for step in families.values()} == {Attention, Matmul}
+    for text, step in families.items():
+        launch = gpu_launch(step.kernel, kernel_name(text), dialect, step.sizes())
+        CHECKS[dialect](launch.source)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tensorlogic.codegen import clike, gpu_matmul
+from tensorlogic.codegen import clike, gpu_attention, gpu_matmul
 from tensorlogic.kernels.ir import Kernel
-from tensorlogic.kernels.spec import Matmul
+from tensorlogic.kernels.spec import Attention, Matmul
 
 WIDTH = 256
 
@@ -26,7 +26,7 @@ class GpuLaunch:
 
 
 def gpu_launch(
-    kernel: Kernel | Matmul, name: str, dialect: str, sizes: Mapping[str, float]
+    kernel: Kernel | Matmul | Attention, name: str, dialect: str, sizes: Mapping[str, float]
 ) -> GpuLaunch:
     """The launch of a kernel for `sizes`: the parameters that are known before the run, by name.
 
@@ -36,6 +36,9 @@ def gpu_launch(
         tile = gpu_matmul.choose_tile(kernel, dialect, sizes)
         source = gpu_matmul.render(kernel, name, dialect, tile)
         return GpuLaunch(source, name, gpu_matmul.groups(tile, sizes), tile.threads)
+    if isinstance(kernel, Attention):
+        source = gpu_attention.render(kernel, name, dialect)
+        return GpuLaunch(source, name, gpu_attention.groups(kernel, sizes), gpu_attention.GROUP)
     source = clike.render(kernel, name, dialect, width=WIDTH)
     threads = clike.group_size(kernel, WIDTH)
     return GpuLaunch(source, name, clike.grid(kernel, sizes, WIDTH) // threads, threads)

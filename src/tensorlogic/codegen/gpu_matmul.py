@@ -80,7 +80,7 @@ def render(
     }
     more = "".join(f"#define {key} {value}\n" for key, value in sizes.items())
     if uses_matrix_units(spec):
-        more += _MATRICES[dialect]
+        more += MATRICES[dialect]
     return assemble(dialect, body(spec, name, tile), index, more)
 
 
@@ -398,4 +398,4 @@ FUNC void tile_store(const TileC& c, float* p, int line) {
         p[(row + i / 2 % 2 * 8) * line + i / 4 * 8 + column + i % 2] = c.part[i];
 }
 """
-_MATRICES = {"metal": _METAL, "cuda": _CUDA}
+MATRICES = {"metal": _METAL, "cuda": _CUDA}

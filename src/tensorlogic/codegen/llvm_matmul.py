@@ -33,7 +33,7 @@ from tensorlogic.kernels.ir import (
     param,
     replaced,
 )
-from tensorlogic.kernels.spec import ACC, BATCH, COL, MATMUL_PARAMS, ROW, Matmul
+from tensorlogic.kernels.spec import ACC, BATCH, COL, ROW, Matmul
 
 _PAD = 32
 """Floats between panels: panels a multiple of 4 KiB apart would share the same sets of the L1."""
@@ -124,7 +124,7 @@ def matmul_kernel(spec: Matmul, name: str, lanes: int) -> str:
     MATMUL_PARAMS and its params.
     """
     module = Module()
-    _Driver(module, spec, name, TILES[lanes]).write()
+    Driver(module, spec, name, TILES[lanes]).write()
     return module.text()
 
 
@@ -233,9 +233,7 @@ def _pack(module: Module, operand: tuple[str, str | None], width: int, lanes: in
                 at = [f.gep(element, r, k.index) for r in rows]
                 block = [f.load(words, pointer, size) for pointer in at]
                 out = f.gep("float", to, f.mul(k.index, width))
-                lines = [
-                    x for w in _transposed(f, block, lanes) for x in _split(f, dtype, w, lanes)
-                ]
+                lines = [x for w in transposed(f, block, lanes) for x in _split(f, dtype, w, lanes)]
                 for i, line in enumerate(lines):
                     f.store(type_, line, f.gep("float", out, i * width), 4)
 
@@ -280,7 +278,7 @@ def _split(f: Function, dtype: str, words: Value, lanes: int) -> list[Value]:
     return [loaded(f, dtype, h, lanes) for h in raw]
 
 
-def _transposed(f: Function, rows: Sequence[Value], lanes: int) -> list[Value]:
+def transposed(f: Function, rows: Sequence[Value], lanes: int) -> list[Value]:
     """The transpose of `lanes` vectors of 32-bit words.
 
     Blocks of 4 x 4 within 128 bits first, then the blocks: each step is one instruction on x86.
@@ -318,7 +316,7 @@ def _transposed(f: Function, rows: Sequence[Value], lanes: int) -> list[Value]:
     return out
 
 
-class _Driver:
+class Driver:
     """The kernel's own function: strips, slices of K, panels, and the epilogue."""
 
     def __init__(self, module: Module, spec: Matmul, name: str, tile: Tile) -> None:
@@ -333,7 +331,7 @@ class _Driver:
         self.a, self.b, *others = words[:count]
         self.pointers = dict(zip(spec.buffers, others, strict=True))
         self.given = dict(zip(spec.all_params, words[count:], strict=True))
-        self.size = {p.attr: self.given[p] for p in MATMUL_PARAMS}
+        self.size = {p.attr: word for p, word in self.given.items()}
         self.packed_a = "%scratch"
         self.packed_b = f.gep("float", self.packed_a, tile.a_floats)
         self.block = f.gep("float", self.packed_b, tile.b_floats)
@@ -366,7 +364,7 @@ class _Driver:
         a_panels = _ceil_div(f, rows, tile.mr)
         b_panels = _ceil_div(f, f.sub(n1, n0), tile.nr)
         a = self._element(self.a, self.spec.a_dtype, "a", batch, ("a_m", m0))
-        b = self._element(self.b, self.spec.b_dtype, "b", batch, ("b_n", n0))
+        b = self._first_of_b(batch, n0, n1)
         # K in even slices; of an empty K one empty slice, which sets the block to zero.
         slices = f.smax(_ceil_div(f, size["K"], tile.kc), 1)
         even = f.op("sdiv", "i64", f.add(size["K"], f.sub(slices, 1)), slices)
@@ -379,10 +377,10 @@ class _Driver:
             b_slice = f.gep(STORED[self.spec.b_dtype], b, f.mul(k0, size["b_k"]))
             a_rows, b_columns = f.sub(size["M"], m0), f.sub(size["N"], n0)
             self._pack("a", a_slice, a_rows, a_panels, kc, self.packed_a)
+            self._before_panels(k0, kc)
             with f.loop(0, b_panels) as j:
                 n = f.mul(j.index, tile.nr)
-                b_panel = f.gep(STORED[self.spec.b_dtype], b_slice, f.mul(n, size["b_n"]))
-                self._pack("b", b_panel, f.sub(b_columns, n), 1, kc, self.packed_b)
+                self._pack_b_panel(b_slice, n, f.sub(b_columns, n), kc)
                 with f.loop(0, a_panels) as r:
                     a_stride = f.add(f.mul(kc, tile.mr), _PAD)
                     a_panel = f.gep("float", self.packed_a, f.mul(r.index, a_stride))
@@ -390,6 +388,18 @@ class _Driver:
                     c = f.gep("float", self.block, at)
                     left = f.sub(rows, f.mul(r.index, tile.mr))
                     self._multiply(left, kc, (a_panel, self.packed_b, c), more)
+
+    def _first_of_b(self, batch: Value, n0: Value, n1: Value) -> Value:
+        """Where b begins, for columns n0 to n1 and the first k."""
+        return self._element(self.b, self.spec.b_dtype, "b", batch, ("b_n", n0))
+
+    def _before_panels(self, k0: Value, kc: Value) -> None:
+        """What the panels of a slice of K have in common."""
+
+    def _pack_b_panel(self, b_slice: Value, n: Value, left: Value, kc: Value) -> None:
+        """The panel of b that begins at column n of the block; `left` columns are there."""
+        panel = self.f.gep(STORED[self.spec.b_dtype], b_slice, self.f.mul(n, self.size["b_n"]))
+        self._pack("b", panel, left, 1, kc, self.packed_b)
 
     def _multiply(
         self, left: Value, kc: Value, pointers: tuple[Value, Value, Value], more: Value

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 
 from tensorlogic.codegen.emit import Module
 from tensorlogic.codegen.llvm import emit_kernel
+from tensorlogic.codegen.llvm_attention import attention_kernel, attention_units
 from tensorlogic.codegen.llvm_matmul import libraries, matmul_kernel, units
+from tensorlogic.codegen.llvm_windows import window_kernel, window_scratch
 from tensorlogic.devices.native import Launch, compile_module, host, threads
 from tensorlogic.devices.planned import PlannedDevice
 from tensorlogic.devices.plans import CpuPlan
 from tensorlogic.graph import Node
 from tensorlogic.kernels.check import check_kernel
 from tensorlogic.kernels.ir import Kernel
-from tensorlogic.kernels.spec import Matmul
+from tensorlogic.kernels.spec import Attention, Matmul
 from tensorlogic.schedule.emit import Step, step_text
 from tensorlogic.schedule.fuse import Schedule
 from tensorlogic.schedule.traits import CPU
@@ -73,8 +75,12 @@ class Cpu(PlannedDevice):
                 check_kernel(step.kernel)
                 emit_kernel(module, step.kernel, name, host().lanes)
                 names[text] = name
+            elif isinstance(step.kernel, Attention):
+                source = attention_kernel(step.kernel, name, host().lanes)
+                self._kernels[text] = compile_module(source, [name])[name]
             else:
-                source = matmul_kernel(step.kernel, name, host().lanes)
+                make = window_kernel if step.kernel.windows else matmul_kernel
+                source = make(step.kernel, name, host().lanes)
                 imports = self._imports(step.kernel)
                 self._kernels[text] = compile_module(source, [name], imports)[name]
         if names:
@@ -98,6 +104,9 @@ class Cpu(PlannedDevice):
             m, n, _ = step.problem
             work, chunk, _ = units(m, n, step.batch, host().lanes, threads())
             return Launch(function, words, work, chunk)
+        if isinstance(step.kernel, Attention):
+            work, chunk, _ = attention_units(step.kernel, step.sizes(), host().lanes)
+            return Launch(function, words, work, chunk)
         share = -(-step.work // (64 * threads()))
         chunk = max(1, CHUNK // step.cost, share)
         if step.cost == 1:
@@ -112,5 +121,8 @@ class Cpu(PlannedDevice):
         """Bytes of local memory that a worker needs for a step."""
         if isinstance(step.kernel, Matmul):
             m, n, _ = step.problem
-            return units(m, n, step.batch, host().lanes, threads())[2]
+            more = window_scratch(host().lanes) if step.kernel.windows else 0
+            return units(m, n, step.batch, host().lanes, threads())[2] + more
+        if isinstance(step.kernel, Attention):
+            return attention_units(step.kernel, step.sizes(), host().lanes)[2]
         return step.scratch

@@ -1,4 +1,4 @@
-"""What a matrix product kernel is, before it is built for the CPU or printed for a GPU."""
+"""The families of kernels that are more than IR: what they are, before a printer builds them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from tensorlogic.kernels.ir import (
     BYTES,
     Buffer,
+    Check,
     Expr,
     Kernel,
+    Stmt,
     Store,
+    expr_text,
     index,
     kernel_text,
     param,
@@ -25,6 +28,8 @@ M, N, K, BATCHES = param("M"), param("N"), param("K"), param("batches")
 STRIDES = tuple(param(n) for n in ("a_batch", "a_m", "a_k", "b_batch", "b_k", "b_n"))
 MATMUL_PARAMS = (M, N, K, BATCHES, *STRIDES)
 """The first parameters of each matmul kernel, all i64; strides count elements."""
+WINDOW_PARAMS = tuple(param(n) for n in ("k1", "k2", "b_k1", "b_k2", "n1", "b_n1"))
+"""The next ones of a product over windows, all i64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +47,12 @@ class Matmul:
     row and col in scope. `buffers` are those that the stores load from or write, `params` those
     that they name beyond MATMUL_PARAMS.
 
-    A kernel's arguments are the buffers a, b, *buffers and the parameters MATMUL_PARAMS, *params.
+    With `windows`, as of a convolution, k counts channels and taps and a column the positions of
+    the window: where k = (channel * k1 + i) * k2 + j and col = y * n1 + x, b[k, col] is the element
+    channel * b_k + i * b_k1 + j * b_k2 + y * b_n + x * b_n1 of its batch.
+
+    A kernel's arguments are the buffers a, b, *buffers and the parameters MATMUL_PARAMS, with
+    `windows` WINDOW_PARAMS, and *params.
     """
 
     a_dtype: str
@@ -52,6 +62,7 @@ class Matmul:
     stores: tuple[Store, ...]
     buffers: tuple[Buffer, ...]
     params: tuple[Expr, ...] = ()
+    windows: bool = False
 
     @property
     def all_buffers(self) -> tuple[Buffer, ...]:
@@ -60,14 +71,15 @@ class Matmul:
 
     @property
     def all_params(self) -> tuple[Expr, ...]:
-        return (*MATMUL_PARAMS, *self.params)
+        return (*MATMUL_PARAMS, *(WINDOW_PARAMS if self.windows else ()), *self.params)
 
 
 def matmul_text(spec: Matmul) -> str:
     """The product as text; equal text means the same kernel."""
     a, b = spec.a_contiguous or "strided", spec.b_contiguous or "strided"
     blocks = f" in blocks of {spec.b_dtype}" if spec.b_dtype not in BYTES else ""
-    head = f"product of a along {a} and b along {b}{blocks}: acc for each batch, row, col\n"
+    kind = "windows of b" if spec.windows else f"b along {b}{blocks}"
+    head = f"product of a along {a} and {kind}: acc for each batch, row, col\n"
     return head + kernel_text(Kernel(spec.all_buffers, spec.all_params, spec.stores))
 
 
@@ -95,3 +107,87 @@ class BlockMatvec:
     @property
     def all_params(self) -> tuple[Expr, ...]:
         return (param("rows"), param("blocks"), *self.params)
+
+
+HEAD, KEY, PART = index("head"), index("key"), index("part")
+"""Of attention: the head within its group, the key, the part of the keys."""
+TOP, TOTAL = var("top", "f32"), var("total", "f32")
+"""Of one row of one part: the largest score, and the sum of exp(score - top)."""
+HEADS, QUERIES, KEYS, PARTS = (param(n) for n in ("heads", "queries", "keys", "parts"))
+ATTENTION_STRIDES = tuple(
+    param(n) for n in ("q_head", "q_row", "q_depth", "k_row", "k_depth", "v_row", "v_col")
+)
+ATTENTION_PARAMS = (BATCHES, HEADS, QUERIES, KEYS, PARTS, *ATTENTION_STRIDES)
+"""The first parameters of each attention kernel, all i64; strides count elements."""
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """acc[batch, head, row, col] = sum over keys of w[key] * v[batch, key, col], in float32.
+
+    A batch is one group of heads of one batch entry: its `heads` share keys and values. Row `row`
+    of `queries` has score[key] = scale * (q . k[key]), plus `mask` if that is f32, -inf where it is
+    a bool and false; key < `stop`, and with `causal` key <= stop - queries + row. Then w[key] =
+    exp(score[key] - the largest score) / the sum of these, or 0 where no key has a score above
+    -inf. Scores are never stored.
+
+    `depth` and `width` are the extents of q and k, and of v; `q_at`, `k_at` and `v_at` say at which
+    element a batch begins. `contiguous` tells whether k_depth and v_col are known to be 1. `scale`
+    (f32) and `stop` (i64, at most keys) are uniform; `mask` is in terms of batch, head, row, key.
+    The `stores` run for each element of the result, the `checks` at least once.
+
+    With `split`, the keys below `stop` are cut into `parts`, each with its own results: acc is the
+    sum of exp(score - top) * v, and `row_stores` run once for each row, with top and total.
+
+    `few` is heads * queries where these are few rows, which share each key that is read; else 0.
+    A kernel's arguments are the buffers q, k, v, *buffers and ATTENTION_PARAMS, *params.
+    """
+
+    dtypes: tuple[str, str, str]
+    depth: int
+    width: int
+    contiguous: bool
+    q_at: Expr
+    k_at: Expr
+    v_at: Expr
+    scale: Expr
+    stop: Expr
+    causal: bool
+    mask: Expr | None
+    stores: tuple[Store, ...]
+    checks: tuple[Check, ...]
+    buffers: tuple[Buffer, ...]
+    params: tuple[Expr, ...] = ()
+    few: int = 0
+    split: bool = False
+    row_stores: tuple[Store, ...] = ()
+
+    @property
+    def all_buffers(self) -> tuple[Buffer, ...]:
+        named = zip("qkv", self.dtypes, strict=True)
+        return (*(Buffer(name, dtype) for name, dtype in named), *self.buffers)
+
+    @property
+    def all_params(self) -> tuple[Expr, ...]:
+        return (*ATTENTION_PARAMS, *self.params)
+
+
+def attention_text(spec: Attention) -> str:
+    """The attention as text; equal text means the same kernel."""
+    seen = "causal " if spec.causal else ""
+    rows = f"{spec.few} rows" if spec.few else "rows"
+    layout = "contiguous" if spec.contiguous else "strided"
+    head = f"{seen}attention of {rows} over {layout} keys of {spec.depth}, values of {spec.width}"
+    values = {"q": spec.q_at, "k": spec.k_at, "v": spec.v_at, "scale": spec.scale}
+    values |= {"stop": spec.stop, **({} if spec.mask is None else {"mask": spec.mask})}
+    lines = [head + (" in parts" if spec.split else "")]
+    lines += [f"  {name}: {expr_text(e)}" for name, e in values.items()]
+    body: tuple[Stmt, ...] = (*spec.checks, *spec.stores, *spec.row_stores)
+    return "\n".join(lines) + "\n" + kernel_text(Kernel(spec.all_buffers, spec.all_params, body))
+
+
+def text_of(kernel: Kernel | Matmul | Attention) -> str:
+    """A kernel of any family as text; equal text means the same kernel."""
+    if isinstance(kernel, Matmul):
+        return matmul_text(kernel)
+    return attention_text(kernel) if isinstance(kernel, Attention) else kernel_text(kernel)

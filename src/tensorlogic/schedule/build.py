@@ -21,7 +21,9 @@ from tensorlogic.schedule.scatter import scatter_step
 from tensorlogic.schedule.sort import sort_steps
 from tensorlogic.schedule.stored import MAX_BUFFERS, choose_stored
 from tensorlogic.schedule.traits import Traits
+from tensorlogic.schedule.turned import turned_step
 from tensorlogic.schedule.update import may_overwrite, take_over, updated_place
+from tensorlogic.schedule.wide import wide_step
 from tensorlogic.settings import Settings
 from tensorlogic.storage import contiguous_strides
 
@@ -154,7 +156,15 @@ class Builder:
         low = self._lowering([root], factors)
         low.cores = [core]
         outs = self._outputs(low, [root], [core])
-        step = matmul_step(low, outs) if low.product else kernel_step(low, outs)
+        if low.product:
+            step = matmul_step(low, outs, self._traits)
+        else:
+            special = turned_step(low, outs[0], self._traits) or wide_step(
+                low, outs[0], self._traits
+            )
+            step = special or kernel_step(low, outs)
+            if special:
+                self._alone.add(id(step))
         if low.products:  # rows of different products have nothing but the vector in common
             self._alone.add(id(step))
         return [step], list(low.dependencies.values())
@@ -375,7 +385,10 @@ class Builder:
                 return dot(above, contiguous_strides(root.shape))
 
             return self._restarting(
-                root, lambda f: attention_step(root, attention, self._lowering([root], f), place)
+                root,
+                lambda f: attention_step(
+                    root, attention, self._lowering([root], f), place, self._traits
+                ),
             )
         if core.op is not None and core.op.kind == "scan":
             return self._restarting(

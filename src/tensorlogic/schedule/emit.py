@@ -29,10 +29,12 @@ from tensorlogic.kernels.ir import (
     param,
     var,
 )
-from tensorlogic.kernels.spec import BATCH, COL, ROW, Matmul, matmul_text
+from tensorlogic.kernels.spec import BATCH, COL, ROW, Attention, Matmul, text_of
 from tensorlogic.quants import QUANTS
 from tensorlogic.schedule.affine import Affine, LoopVar, collapse, dense
 from tensorlogic.schedule.lower import BufferRef, CheckRecord, FoldRecord, Lowering, Materialise
+from tensorlogic.schedule.traits import Traits
+from tensorlogic.schedule.windows import is_window, window_numbers
 
 ZERO64 = const(0, "i64")
 STATUS = "status"
@@ -57,7 +59,7 @@ class Step:
     extent of the parallel range, `cost` roughly how many elements one unit of it touches.
     """
 
-    kernel: Kernel | Matmul
+    kernel: Kernel | Matmul | Attention
     buffers: list[tuple[Node, int] | None]
     params: list[Number]
     work: int
@@ -91,7 +93,7 @@ class Step:
         return {p.attr: v for p, v in pairs if isinstance(v, int)}
 
 
-_texts: WeakKeyDictionary[Kernel | Matmul, str] = WeakKeyDictionary()
+_texts: WeakKeyDictionary[Kernel | Matmul | Attention, str] = WeakKeyDictionary()
 """Texts of kernels: repeated layers share theirs."""
 
 
@@ -100,7 +102,7 @@ def step_text(step: Step) -> str:
     kernel = step.kernel
     text = _texts.get(kernel)
     if text is None:
-        text = ir.kernel_text(kernel) if isinstance(kernel, Kernel) else matmul_text(kernel)
+        text = text_of(kernel)
         _texts[kernel] = text
     return text
 
@@ -354,7 +356,7 @@ class Loops:
         roots += [c.ok for c in (*low.checks, *low.pending_checks)]
         variables = [v for i in low.identity for v in _in_order(i)]
         every = [*variables, *(v for f in low.folds for v in f.variables)]
-        self.loads, indices, pinned = _indices(roots, every)
+        self.loads, indices, pinned = indices_of(roots, every)
         self.loads += [o.at for o in outputs]
         indices += [o.at for o in outputs]
         rows = low.row_variables
@@ -383,7 +385,7 @@ class Loops:
                 self.vector_row = self.rows.pop()
 
 
-def _indices(
+def indices_of(
     roots: Sequence[Expr], variables: Sequence[LoopVar]
 ) -> tuple[list[Affine], list[Affine], set[LoopVar]]:
     """Under expressions: addresses of loads, all affine indices, loops that stand by themselves."""
@@ -444,7 +446,7 @@ def split_step(parts: Sequence[tuple[Lowering, Output]]) -> Step:
     return emitter.step([Split(row, tuple(counts), tuple(bodies))], rows, touched // max(rows, 1))
 
 
-def matmul_step(low: Lowering, outputs: Sequence[Output]) -> Step:
+def matmul_step(low: Lowering, outputs: Sequence[Output], traits: Traits) -> Step:
     """The launch of a product with its epilogue."""
     assert low.product is not None
     node = low.product.node
@@ -455,7 +457,7 @@ def matmul_step(low: Lowering, outputs: Sequence[Output]) -> Step:
     *_, row, col = low.identity
     batch, rows, cols = (dense(i) or [] for i in (low.identity[:-2], [row], [col]))
     emitter = Emitter()
-    _, indices, pinned = _indices([o.value for o in outputs], [*batch, *rows, *cols])
+    _, indices, pinned = indices_of([o.value for o in outputs], [*batch, *rows, *cols])
     indices += [o.at for o in outputs]
     for place, axis in ((BATCH, batch), (ROW, rows), (COL, cols)):
         emitter.digits(collapse(axis, indices, pinned), place)
@@ -463,6 +465,7 @@ def matmul_step(low: Lowering, outputs: Sequence[Output]) -> Step:
     strides: dict[str, list[int]] = {}
     operands: list[tuple[Node, int] | None] = []
     contiguous: list[str | None] = []
+    windows: list[int] = []
     names = (("a", rows, "m"), ("b", cols, "n"))
     for (side, axis, letter), load, arg in zip(
         names, (low.product.a, low.product.b), node.args, strict=True
@@ -470,7 +473,10 @@ def matmul_step(low: Lowering, outputs: Sequence[Output]) -> Step:
         ref, at = load.attr
         depth = [v for v in _in_order(at) if v not in batch and v not in axis]
         one = [collapse(g, [at], set()) for g in (batch, axis, depth)]
-        if any(len(groups) > 1 for groups in one):
+        if side == "b" and not traits.gpu and is_window(one):
+            windows = window_numbers(one, at)
+            one = [one[0], one[1][:1], one[2][:1]]
+        elif any(len(groups) > 1 for groups in one):
             raise Materialise(arg)
         by = [at.coefficient(g[-1][-1]) if g else 0 for g in one]
         contiguous.append("k" if by[2] == 1 else letter if by[1] == 1 else None)
@@ -493,8 +499,9 @@ def matmul_step(low: Lowering, outputs: Sequence[Output]) -> Step:
         stores,
         emitter.all_buffers(),
         tuple(emitter.params),
+        bool(windows),
     )
-    numbers: list[Number] = [m, n, k, batches, *strides["a"], *strides["b"]]
+    numbers: list[Number] = [m, n, k, batches, *strides["a"], *strides["b"], *windows]
     step = emitter.step([], 0, 0)
     step.kernel, step.problem, step.batch = spec, (m, n, k), batches
     step.buffers, step.params = [*operands, *step.buffers], [*numbers, *step.params]
