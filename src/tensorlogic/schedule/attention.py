@@ -46,7 +46,8 @@ from tensorlogic.kernels.spec import (
     Attention,
 )
 from tensorlogic.schedule.affine import Affine, LoopVar, collapse
-from tensorlogic.schedule.emit import ZERO64, Emitter, Number, Output, Step, indices_of
+from tensorlogic.schedule.emit import ZERO64, Emitter, Number, Output, Step
+from tensorlogic.schedule.loops import indices_of
 from tensorlogic.schedule.lower import (
     BufferRef,
     Lowering,

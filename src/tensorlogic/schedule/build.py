@@ -159,15 +159,17 @@ class Builder:
         if low.product:
             step = matmul_step(low, outs, self._traits)
         else:
-            special = turned_step(low, outs[0], self._traits) or wide_step(
-                low, outs[0], self._traits
-            )
+            special = None if low.products else self._special(low, outs[0])
             step = special or kernel_step(low, outs)
             if special:
                 self._alone.add(id(step))
         if low.products:  # rows of different products have nothing but the vector in common
             self._alone.add(id(step))
         return [step], list(low.dependencies.values())
+
+    def _special(self, low: Lowering, out: Output) -> Step | None:
+        """A launch of a form of its own, where one pays: turned copies, sums over lines."""
+        return turned_step(low, out, self._traits) or wide_step(low, out, self._traits)
 
     def _long_reduction(self, core: Node) -> Node | None:
         """A long reduction of whose results each one of a node's is made."""

@@ -11,7 +11,7 @@ from tensorlogic.schedule.emit import Step
 from tensorlogic.schedule.join import Joiner
 from tensorlogic.schedule.launches import joined
 from tensorlogic.schedule.repeats import Built
-from tensorlogic.schedule.siblings import Item, Loops, with_siblings
+from tensorlogic.schedule.siblings import Item, Shaped, with_siblings
 from tensorlogic.schedule.traits import CPU, Traits
 from tensorlogic.settings import Settings
 
@@ -60,7 +60,7 @@ def _items(roots: Sequence[Node], builder: Builder) -> list[Item]:
         if made.core is None:
             items += made.steps
         else:
-            items.append(Loops(made.steps[0], made.core.shape, [node]))
+            items.append(Shaped(made.steps[0], made.core.shape, [node]))
     return items
 
 

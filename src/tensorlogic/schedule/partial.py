@@ -12,7 +12,8 @@ from tensorlogic.graph import Node
 from tensorlogic.kernels import ir
 from tensorlogic.kernels.ir import Store, binary
 from tensorlogic.schedule.affine import LoopVar
-from tensorlogic.schedule.emit import Emitter, Loops, Step
+from tensorlogic.schedule.emit import Emitter, Step
+from tensorlogic.schedule.loops import Loops
 from tensorlogic.schedule.lower import BufferRef, Lowering
 from tensorlogic.schedule.rules import PARTS
 

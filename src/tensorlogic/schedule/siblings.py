@@ -16,7 +16,7 @@ lie in memory for long."""
 
 
 @dataclass(eq=False)
-class Loops:
+class Shaped:
     """A launch that computes roots in loops over one shape."""
 
     step: Step
@@ -27,7 +27,7 @@ class Loops:
 Fuse = Callable[[Sequence[Node], Sequence[Node]], Step | None]
 """One launch for some roots, whose kernel computes other nodes on the way; None if there is none
 that is worth it."""
-Item = Step | Loops
+Item = Step | Shaped
 
 
 def needs(step: Step) -> list[Node]:
@@ -39,17 +39,17 @@ def with_siblings(items: Sequence[Item], kept: set[int], fuse: Fuse) -> list[Ste
     """The steps in order, in fewer launches. `kept` are the results that have to be stored."""
     out: list[Item] = []
     for item in items:
-        home = _home(out, item, fuse) if isinstance(item, Loops) else None
+        home = _home(out, item, fuse) if isinstance(item, Shaped) else None
         if home is None:
             out.append(item)
-    return [x.step if isinstance(x, Loops) else x for x in _without_unread(out, kept, fuse)]
+    return [x.step if isinstance(x, Shaped) else x for x in _without_unread(out, kept, fuse)]
 
 
 def _step(item: Item) -> Step:
-    return item.step if isinstance(item, Loops) else item
+    return item.step if isinstance(item, Shaped) else item
 
 
-def _home(out: list[Item], item: Loops, fuse: Fuse) -> Item | None:
+def _home(out: list[Item], item: Shaped, fuse: Fuse) -> Item | None:
     """Join an item with one of the last ones, if their order allows it."""
     wanted = {id(n) for n in needs(item.step)}
     ahead_reads: set[int] = set()
@@ -60,12 +60,12 @@ def _home(out: list[Item], item: Loops, fuse: Fuse) -> Item | None:
         other = out[i]
         step = _step(other)
         writes = {id(n) for n in step.writes}
-        if isinstance(other, Loops) and _alike(other, item, wanted, writes):
+        if isinstance(other, Shaped) and _alike(other, item, wanted, writes):
             stays = ahead_writes.isdisjoint(wanted)
             moves = ahead_reads.isdisjoint(writes)
             made = fuse([*other.roots, *item.roots], []) if stays or moves else None
             if made is not None:
-                merged = Loops(made, item.shape, [*other.roots, *item.roots])
+                merged = Shaped(made, item.shape, [*other.roots, *item.roots])
                 if stays:
                     out[i] = merged
                 else:
@@ -77,7 +77,7 @@ def _home(out: list[Item], item: Loops, fuse: Fuse) -> Item | None:
     return None
 
 
-def _alike(other: Loops, item: Loops, wanted: set[int], writes: set[int]) -> bool:
+def _alike(other: Shaped, item: Shaped, wanted: set[int], writes: set[int]) -> bool:
     """Whether two run over one shape and one reads the other's result, or both a tensor as large
     as their results."""
     if other.shape != item.shape or len(other.roots) + len(item.roots) > MAX_RESULTS:
@@ -92,7 +92,7 @@ def _without_unread(items: list[Item], kept: set[int], fuse: Fuse) -> list[Item]
     """Results that nothing else reads are not stored."""
     read = {id(n) for x in items for n in needs(_step(x))} | kept
     for x in items:
-        if isinstance(x, Loops) and len(x.roots) > 1:
+        if isinstance(x, Shaped) and len(x.roots) > 1:
             unread = [n for n in x.roots if id(n) not in read]
             rest = [n for n in x.roots if id(n) in read]
             made = fuse(rest, unread) if unread and rest else None

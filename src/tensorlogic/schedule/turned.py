@@ -24,7 +24,8 @@ from tensorlogic.kernels.ir import (
     replaced,
 )
 from tensorlogic.schedule.affine import Affine, LoopVar, collapse
-from tensorlogic.schedule.emit import ZERO64, Emitter, Output, Step, indices_of
+from tensorlogic.schedule.emit import ZERO64, Emitter, Output, Step
+from tensorlogic.schedule.loops import indices_of
 from tensorlogic.schedule.lower import Lowering, is_load
 from tensorlogic.schedule.traits import Traits
 

@@ -14,7 +14,8 @@ from tensorlogic import ops
 from tensorlogic.kernels import ir
 from tensorlogic.kernels.ir import Buffer, Expr, Loop, Stmt, Store, binary, const, replaced
 from tensorlogic.schedule.affine import LoopVar
-from tensorlogic.schedule.emit import ZERO64, Emitter, Loops, Output, Step, indices_of
+from tensorlogic.schedule.emit import ZERO64, Emitter, Output, Step
+from tensorlogic.schedule.loops import Loops, indices_of
 from tensorlogic.schedule.lower import FoldRecord, Lowering
 from tensorlogic.schedule.traits import Traits
 
@@ -41,7 +42,7 @@ def wide_step(low: Lowering, output: Output, traits: Traits) -> Step | None:
     (record,) = low.folds
     if record.fold is not ops.reduce_sum.fold or record.checks or low.taps:
         return None
-    loops = Loops(low, [output])
+    loops = Loops(low, [(output.at, output.value)])
     depth = loops.fold_groups[id(record)]
     if loops.vector_row is None or loops.columns or len(depth) != 1 or depth[0][-1].static:
         return None
