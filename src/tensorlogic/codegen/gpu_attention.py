@@ -82,7 +82,12 @@ def render(spec: Attention, name: str, dialect: str, *, index: str = "i64") -> s
     """The whole text in a dialect. Arguments as `Attention` has them; the parameter words are
     packed by `clike.pack_params(spec.all_params, ...)`."""
     rows = rows_each(spec)
-    defines = {"DEPTH": spec.depth, "WIDTH": spec.width, "ROWS": rows, "SIMDS": _SIMDS}
+    defines: dict[str, int | str] = {
+        "DEPTH": spec.depth,
+        "WIDTH": spec.width,
+        "ROWS": rows,
+        "SIMDS": _SIMDS,
+    }
     if uses_matrix_units(spec):
         more = MATRICES[dialect] + SCALED[dialect]
         defines["KEYS"] = _keys_each(spec)
@@ -91,6 +96,10 @@ def render(spec: Attention, name: str, dialect: str, *, index: str = "i64") -> s
         defines |= {"KEY_LANES": _KEY_LANES, "COLUMN_LANES": lanes}
         defines["COLUMNS"] = _columns(spec)[1]
         defines["Q_LINE"] = _q_line(spec)
+        # Longer text takes compilers longer than it saves.
+        pieces = _q_line(spec) // (8 * _KEY_LANES)
+        defines["UNROLL_PIECES"] = "UNROLL" if pieces <= 4 else ""
+        defines["UNROLL_KEYS"] = "UNROLL" if pieces <= 2 and spec.contiguous else ""
         more = ""
     text = "".join(f"#define {key} {value}\n" for key, value in defines.items())
     return assemble(dialect, body(spec, name), index, text + HALFS[dialect] + more)

@@ -67,14 +67,14 @@ GROUP_BARRIER();
 """
 
 ROWS_SCORES = """\
-UNROLL
+UNROLL_KEYS
 for (int t = 0; t < KEY_LANES; t++) {
     const int lane_key = t * (32 / KEY_LANES) + int(LANE) / KEY_LANES;
     const int sub = int(LANE) % KEY_LANES;
     float s[ROWS];
     UNROLL
     for (int r = 0; r < ROWS; r++) s[r] = 0.0f;
-    UNROLL
+    UNROLL_PIECES
     for (int p = 0; p < Q_LINE / (8 * KEY_LANES); p++) {
         const int d = (p * KEY_LANES + sub) * 8;
         const index_t left = k0 + lane_key < last ? DEPTH - d : 0;
