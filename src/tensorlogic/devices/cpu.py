@@ -10,13 +10,15 @@ from typing import Any
 
 from tensorlogic import settings
 from tensorlogic.codegen.emit import Module
-from tensorlogic.codegen.llvm import emit_kernel
+from tensorlogic.codegen.llvm_blocks import BLOCKS, Target
 from tensorlogic.codegen.llvm_matmul import libraries, matmul_kernel, units
+from tensorlogic.codegen.llvm_rows import dot_libraries, emit_dot_kernel, record_size, vectors
 from tensorlogic.devices.errors import value_error
 from tensorlogic.devices.native import Launch, compile_module, host, threads
 from tensorlogic.devices.plans import CheckFailed, Plan, leaf_key, plan_key, result_data
 from tensorlogic.graph import Node, inline_calls, topological
 from tensorlogic.kernels.check import check_kernel
+from tensorlogic.kernels.interpret import evaluate
 from tensorlogic.kernels.ir import Kernel, kernel_text
 from tensorlogic.kernels.spec import Matmul, matmul_text
 from tensorlogic.ops import CONVERT
@@ -37,6 +39,19 @@ def step_text(step: Step) -> str:
     """What a step's kernel is; steps of equal text share one compiled function."""
     kernel = step.kernel
     return kernel_text(kernel) if isinstance(kernel, Kernel) else matmul_text(kernel)
+
+
+def target() -> Target | None:
+    """What quantized blocks are multiplied with, None where their folds are printed as they are."""
+    here = host()
+    if all(here.has(f) for f in ("avx512bw", "avx512vl", "avx512vnni")):
+        return Target(64, vnni=True, permutes=here.has("avx512vbmi"))
+    return Target(32) if here.has("avx2") else None
+
+
+def dot_types() -> frozenset[str]:
+    """The quantized types whose rows have a fast product with a vector."""
+    return frozenset(BLOCKS) if target() else frozenset()
 
 
 def kernel_name(text: str) -> str:
@@ -140,26 +155,32 @@ class Cpu:
 
     def _compile(self, missing: dict[str, Step]) -> None:
         """Kernels of the IR share one module; each product has its own."""
-        module, names = Module(), {}
+        module, names, imports = Module(), {}, {}
         for text, step in missing.items():
             name = kernel_name(text)
             if isinstance(step.kernel, Kernel):
                 check_kernel(step.kernel)
-                emit_kernel(module, step.kernel, name, host().lanes)
+                emit_dot_kernel(module, step.kernel, name, host().lanes, dot_types())
+                imports |= self._imports(step.kernel)
                 names[text] = name
             else:
                 source = matmul_kernel(step.kernel, name, host().lanes)
-                imports = self._imports(step.kernel)
-                self._kernels[text] = compile_module(source, [name], imports)[name]
+                shared = self._imports(step.kernel)
+                self._kernels[text] = compile_module(source, [name], shared)[name]
         if names:
-            addresses = compile_module(module.text(), list(names.values()))
+            addresses = compile_module(module.text(), list(names.values()), imports)
             for text, name in names.items():
                 self._kernels[text] = addresses[name]
 
-    def _imports(self, spec: Matmul) -> dict[str, int]:
+    def _imports(self, kernel: Kernel | Matmul) -> dict[str, int]:
         """The addresses of what products have in common: packing and micro-kernels."""
         found: dict[str, int] = {}
-        for source, functions in libraries(spec, host().lanes):
+        if isinstance(kernel, Matmul):
+            shared = libraries(kernel, host().lanes)
+        else:
+            by = target()
+            shared = dot_libraries(kernel, dot_types(), by) if by else []
+        for source, functions in shared:
             if source not in self._libraries:
                 self._libraries[source] = compile_module(source, functions)
             found |= self._libraries[source]
@@ -172,7 +193,9 @@ class Cpu:
             m, n, _ = step.problem
             work, chunk, _ = units(m, n, step.batch, host().lanes, threads())
             return Launch(function, words, work, chunk)
-        share = -(-step.work // (64 * threads()))
+        # With dots, a chunk rounds its vectors first.
+        parts = 8 if vectors(step.kernel, dot_types()) else 64
+        share = -(-step.work // (parts * threads()))
         chunk = max(1, CHUNK // step.cost, share)
         if step.cost == 1:
             chunk = -(-chunk // 64) * 64
@@ -184,4 +207,6 @@ class Cpu:
         if isinstance(step.kernel, Matmul):
             m, n, _ = step.problem
             return units(m, n, step.batch, host().lanes, threads())[2]
-        return step.scratch
+        dots = vectors(step.kernel, dot_types()).values()
+        names = {p.attr: v for p, v in zip(step.all_params, step.params, strict=True)}
+        return step.scratch + sum(64 + int(evaluate(record_size(d), names)) for d in dots)

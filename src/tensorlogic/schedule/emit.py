@@ -312,9 +312,24 @@ class Emitter:
             static = groups[i][-1].static
             kind = "vector" if i == lanes else "unrolled" if static else "serial"
             step, merge = record.fold.merge(acc, inner), record.fold.merge
-            stmts = (fold_of(at, (start, stop), kind, acc, init, step, merge, stmts),)
+            dot = self.dot(record) if i == 0 and part is None else None
+            stmts = (fold_of(at, (start, stop), kind, acc, init, step, merge, stmts, dot),)
             inner = acc
         return list(stmts)
+
+    def dot(self, record: FoldRecord) -> ir.BlockDot | None:
+        """What the fold is, if it is a row of blocks times a vector."""
+        d = record.dot
+        if d is None or record.checks:
+            return None
+        return ir.BlockDot(
+            d.quant,
+            self.number(d.blocks),
+            self.buffer(d.weights),
+            self.address(d.at),
+            self.buffer(d.x),
+            self.address(d.x_at),
+        )
 
     def rows(self, row: Expr, count: int, body: Sequence[Stmt], touched: int) -> Step:
         """The launch of `count` rows in parallel, which touch so many elements in all."""

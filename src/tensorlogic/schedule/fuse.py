@@ -192,7 +192,8 @@ class Scheduler:
         def stored(n: Node) -> bool:
             return n is not root and id(n) in self._stored
 
-        return Lowering(stored, self._memory_type, factors, RULES)
+        dots = self._settings.precision == "default"
+        return Lowering(stored, self._memory_type, factors, RULES, dots)
 
     def _restarting(self, root: Node, build: Callable[[Factors], Built]) -> Built:
         """Lower until nothing has to be split or stored any more."""

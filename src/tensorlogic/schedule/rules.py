@@ -246,11 +246,20 @@ def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
         fold = ops.reduce_sum.fold
         assert fold is not None
 
-        def element() -> tuple[Expr, ...]:
-            left = low.value(a, operand(a, at[-2], k))
-            return (left * low.value(b, operand(b, k, at[-1])),)
+        factors: list[Expr] = []
 
-        return low.fold(node, at, fold, "f32", variables, element)
+        def element() -> tuple[Expr, ...]:
+            factors[:] = (
+                low.value(a, operand(a, at[-2], k)),
+                low.value(b, operand(b, k, at[-1])),
+            )
+            return (factors[0] * factors[1],)
+
+        folds = len(low.folds)
+        result = low.fold(node, at, fold, "f32", variables, element)
+        if len(low.folds) > folds:
+            low.folds[-1].dot = low.dot_of(k, *factors)
+        return result
     loops, wanted = dense(at), dense(low.identity)
     plain = loops is not None and loops == wanted
     busy = low.product is not None or low.row_variables is not None
