@@ -17,6 +17,7 @@ from tensorlogic.quants import QUANTS
 
 RUN = 16
 """Neighbouring elements that stay together in every order."""
+Whole = tuple[Value, Value]
 Scales = tuple[Value, Value | None]
 """Vectors of float32, one number for each `sub` elements of a unit: scales, and minimums."""
 
@@ -162,7 +163,8 @@ class Unit:
 @dataclass(frozen=True)
 class BlockType:
     """A quantized type as bytes. `top` is the greatest digit, `zero` is subtracted from each;
-    `signed` digits are int8 as they stand (then `zero` is 0)."""
+    `signed` digits are int8 as they stand (then `zero` is 0). `whole` gives scales that are int8
+    numbers times one factor as those."""
 
     name: str
     sub: int
@@ -173,6 +175,7 @@ class BlockType:
     vectors: Callable[[Unit], list[Value]]
     scales: Callable[[Unit], Scales]
     signed: bool = False
+    whole: Callable[[Unit], Whole] | None = None
 
     #: x of a unit: bytes or words of digits, then its scales and its sums, each for `sub` elements.
     ALIGN: ClassVar[int] = 64
@@ -358,8 +361,8 @@ def _steps(amounts: Sequence[int], lanes: int) -> Value:
     return f"<{', '.join(f'i16 {a}' for a in amounts for _ in range(each))}>"
 
 
-def _scales_6k(u: Unit) -> Scales:
-    return u.scaled(u.real(u.load(vector("i8", 16), 192), 16, signed=True), 16, u.half(208)), None
+def _whole_6k(u: Unit) -> Whole:
+    return u.load(vector("i8", 16), 192), u.half(208)
 
 
 def _vectors_2k(u: Unit) -> list[Value]:
@@ -368,13 +371,15 @@ def _vectors_2k(u: Unit) -> list[Value]:
     return [u.mask(u.down(v, 2 * pair), 3) for v in found for pair in range(4)]
 
 
-def _scales_2k(u: Unit) -> Scales:
-    f, type_ = u.f, vector("i8", 16)
-    x = u.load(type_, 0)
-    low = f.op("and", type_, x, constant("i8", 16, "15"))
-    high = f.op("lshr", type_, x, constant("i8", 16, "4"))
-    least = u.scaled(u.real(high, 16), 16, f.op("fneg", "float", u.half(82)))
-    return u.scaled(u.real(low, 16), 16, u.half(80)), least
+def _whole_2k(u: Unit) -> Whole:
+    type_ = vector("i8", 16)
+    return u.f.op("and", type_, u.load(type_, 0), constant("i8", 16, "15")), u.half(80)
+
+
+def _least_2k(u: Unit) -> Value:
+    type_ = vector("i8", 16)
+    high = u.f.op("lshr", type_, u.load(type_, 0), constant("i8", 16, "4"))
+    return u.scaled(u.real(high, 16), 16, u.f.op("fneg", "float", u.half(82)))
 
 
 def _vectors_3k(u: Unit) -> list[Value]:
@@ -391,7 +396,7 @@ def _vectors_3k(u: Unit) -> list[Value]:
     return out
 
 
-def _scales_3k(u: Unit) -> Scales:
+def _whole_3k(u: Unit) -> Whole:
     """Sixteen scales of six bits: nibbles of eight bytes, then two bits of each of four bytes."""
     f = u.f
     low = u.load("i64", 96, 2)
@@ -416,8 +421,20 @@ def _scales_3k(u: Unit) -> Scales:
         joined = f.assign(f"insertelement {type_} {joined}, i64 {w}, i32 {i}")
     given = vector("i8", 16)
     raw = f.cast("bitcast", type_, joined, given)
-    signed = f.op("sub", given, raw, constant("i8", 16, "32"))
-    return u.scaled(u.real(signed, 16, signed=True), 16, u.half(108)), None
+    return f.op("sub", given, raw, constant("i8", 16, "32")), u.half(108)
+
+
+def _product(
+    whole: Callable[[Unit], Whole], least: Callable[[Unit], Value] | None = None
+) -> Callable[[Unit], Scales]:
+    """Scales that are whole numbers times one factor."""
+
+    def scales(u: Unit) -> Scales:
+        numbers, factor = whole(u)
+        found = u.scaled(u.real(numbers, 16, signed=True), 16, factor)
+        return found, least(u) if least else None
+
+    return scales
 
 
 BLOCKS: dict[str, BlockType] = {
@@ -428,10 +445,10 @@ BLOCKS: dict[str, BlockType] = {
         BlockType("q5_0", 32, 31, 16, False, _order_32, _five_bits(6), _scales_32(1, 22)),
         BlockType("q5_1", 32, 31, 0, True, _order_32, _five_bits(8), _scales_32(2, 24)),
         BlockType("q8_0", 32, 127, 0, False, _order_plain, _eight_bits, _scales_32(1, 34), True),
-        BlockType("q2_K", 16, 3, 0, True, _order_2, _vectors_2k, _scales_2k),
-        BlockType("q3_K", 16, 7, 4, False, _order_2, _vectors_3k, _scales_3k),
+        BlockType("q2_K", 16, 3, 0, True, _order_2, _vectors_2k, _product(_whole_2k, _least_2k), whole=_whole_2k),
+        BlockType("q3_K", 16, 7, 4, False, _order_2, _vectors_3k, _product(_whole_3k), whole=_whole_3k),
         BlockType("q4_K", 32, 15, 0, True, _order_k, _vectors_4k, _scales_k),
         BlockType("q5_K", 32, 31, 0, True, _order_k, _vectors_5k, _scales_k),
-        BlockType("q6_K", 16, 63, 32, False, _order_6, _vectors_6k, _scales_6k),
+        BlockType("q6_K", 16, 63, 32, False, _order_6, _vectors_6k, _product(_whole_6k), whole=_whole_6k),
     )
 }

@@ -23,6 +23,7 @@ _TINY = 1e-30
 """Activations that are all smaller than this count as zeros: 1 / x might be infinite."""
 _ROUND = 12582912.0
 """1.5 * 2**23: a float32 that is added to it is rounded, and stands in the lowest bits."""
+_ROUND_BITS = 0x4B400000
 _AHEAD = 1024
 """How many bytes of a row are asked for in advance."""
 
@@ -45,7 +46,7 @@ def dots_name(name: str, count: int) -> str:
     return f"dots{count}_{name}"
 
 
-def _units(f: Function, t: BlockType, blocks: Value) -> tuple[Value, Value]:
+def units_of(f: Function, t: BlockType, blocks: Value) -> tuple[Value, Value]:
     """Whole units, and units with the one that is not whole."""
     if t.blocks == 1:
         return blocks, blocks
@@ -53,7 +54,7 @@ def _units(f: Function, t: BlockType, blocks: Value) -> tuple[Value, Value]:
     return whole, f.op("sdiv", "i64", f.add(blocks, t.blocks - 1), str(t.blocks))
 
 
-def _padded(f: Function, source: Value, whole: Value, blocks: Value, each: int, n: int) -> Value:
+def padded(f: Function, source: Value, whole: Value, blocks: Value, each: int, n: int) -> Value:
     """Stack memory for a unit of `n` blocks of `each` bytes with the last blocks, then zeros."""
     stack = f.alloca("i8", n * each)
     done = f.mul(whole, n)
@@ -73,11 +74,11 @@ def quantize(module: Module, name: str, dtype: str, target: Target) -> None:
     t = BLOCKS[name]
     args = [("ptr noalias", "x"), ("ptr noalias", "to"), ("i64", "blocks")]
     f = module.function(quantize_name(name, dtype), args)
-    whole, units = _units(f, t, "%blocks")
+    whole, units = units_of(f, t, "%blocks")
     size = BYTES[dtype]
     rest = "%x"
     if t.blocks > 1:
-        rest = _padded(f, "%x", whole, "%blocks", t.block * size, t.blocks)
+        rest = padded(f, "%x", whole, "%blocks", t.block * size, t.blocks)
     places = _places(t, target)
     with f.loop(0, units) as u:
         at = f.gep("i8", "%x", f.mul(u.index, t.unit * size))
@@ -110,27 +111,15 @@ def _quantize_sub(
     s: int,
     places: dict[int, tuple[int, ...]],
 ) -> None:
-    whole, real, small = vector("i32", RUN), vector("float", RUN), vector("i8", RUN)
+    whole, small = vector("i32", RUN), vector("i8", RUN)
     runs = range(s * t.sub // RUN, (s + 1) * t.sub // RUN)
-    values, most = [], ""
+    values = []
     for run in runs:
         raw = f.load(vector(STORED[dtype], RUN), f.gep(STORED[dtype], at, RUN * run), BYTES[dtype])
         values.append(loaded(f, dtype, raw, RUN))
-        bits = f.cast("bitcast", real, values[-1], whole)
-        size = f.op("and", whole, bits, constant("i32", RUN, str(0x7FFFFFFF)))
-        most = f.intrinsic("umax", whole, most, size) if most else size
-    top = f.call("i32", f"llvm.vector.reduce.umax.v{RUN}i32", (whole, most))
-    greatest = f.cast("bitcast", "i32", top, "float")  # NaN is above infinity
-    scale = f.op("fmul", "float", greatest, f32(1 / _GREATEST))
-    inverse = f.op("fdiv", "float", f32(_GREATEST), greatest)
-    usual = f.fcmp("ogt", "float", greatest, f32(_TINY))
-    factor = f.splat("float", RUN, f.select(usual, "float", inverse, f32(0.0)))
+    scale, numbers = rounded(f, values, _GREATEST)
     total = ""
-    for run, x in zip(runs, values, strict=True):
-        magic = constant("float", RUN, f32(_ROUND))
-        rounded = f.intrinsic("fma", real, x, factor, magic)
-        bits = f.cast("bitcast", real, rounded, whole)
-        v = f.op("sub", whole, bits, constant("i32", RUN, str(0x4B400000)))
+    for run, v in zip(runs, numbers, strict=True):
         total = f.op("add", whole, total, v) if total else v
         if len(places[run]) == 1:
             words = f.cast("trunc", whole, v, vector("i16", RUN))
@@ -146,6 +135,28 @@ def _quantize_sub(
     f.store("float", product, f.gep("i8", to, 2 * t.unit + 4 * (t.subs + s)), 4)
 
 
+def rounded(f: Function, values: Sequence[Value], most: float) -> tuple[Value, list[Value]]:
+    """One scale for vectors of RUN float32, and these divided by it as int32, `most` at most."""
+    whole, real = vector("i32", RUN), vector("float", RUN)
+    top = ""
+    for x in values:
+        bits = f.cast("bitcast", real, x, whole)
+        size = f.op("and", whole, bits, constant("i32", RUN, str(0x7FFFFFFF)))
+        top = f.intrinsic("umax", whole, top, size) if top else size
+    bits = f.call("i32", f"llvm.vector.reduce.umax.v{RUN}i32", (whole, top))
+    greatest = f.cast("bitcast", "i32", bits, "float")  # as integers, NaN is above infinity
+    scale = f.op("fmul", "float", greatest, f32(1 / most))
+    inverse = f.op("fdiv", "float", f32(most), greatest)
+    usual = f.fcmp("ogt", "float", greatest, f32(_TINY))
+    factor = f.splat("float", RUN, f.select(usual, "float", inverse, f32(0.0)))
+    magic = constant("float", RUN, f32(_ROUND))
+    out = []
+    for x in values:
+        near = f.cast("bitcast", real, f.intrinsic("fma", real, x, factor, magic), whole)
+        out.append(f.op("sub", whole, near, constant("i32", RUN, str(_ROUND_BITS))))
+    return scale, out
+
+
 def dots(module: Module, name: str, count: int, target: Target) -> None:
     """dots(w, w_stride, rows, x, x_stride, blocks, out, out_stride): products of rows of blocks,
     `w_stride` bytes apart, with `count` vectors of records, `x_stride` bytes apart:
@@ -154,7 +165,7 @@ def dots(module: Module, name: str, count: int, target: Target) -> None:
     args += [("i64", "x_stride"), ("i64", "blocks"), ("ptr noalias", "out"), ("i64", "out_stride")]
     f = module.function(dots_name(name, count), args)
     t, lanes = BLOCKS[name], target.lanes
-    whole, units = _units(f, t, "%blocks")
+    whole, units = units_of(f, t, "%blocks")
     real, few = vector("float", lanes), vector("float", t.subs)
     groups = _groups(t, target)
     parts = 2 if count <= 2 and len(groups) > 1 else 1  # one addition waits for the one before
@@ -163,7 +174,7 @@ def dots(module: Module, name: str, count: int, target: Target) -> None:
         w = f.gep("i8", "%w", f.mul(r.index, "%w_stride"))
         rest = w
         if t.blocks > 1:
-            rest = _padded(f, w, whole, "%blocks", t.nbytes // t.blocks, t.blocks)
+            rest = padded(f, w, whole, "%blocks", t.nbytes // t.blocks, t.blocks)
         with f.loop(0, units, carry=start * count) as u:
             at = f.gep("i8", w, f.mul(u.index, t.nbytes))
             for line in range(0, t.nbytes, 64):

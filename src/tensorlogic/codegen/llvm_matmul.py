@@ -13,11 +13,11 @@ Multiplication, ACM TOMS 34(3), 2008: a micro-kernel keeps mr x nr accumulators 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from tensorlogic.codegen.emit import Function, Module, Value, constant, vector
+from tensorlogic.codegen.emit import ArgType, Function, Module, Value, constant, vector
 from tensorlogic.codegen.instructions import STORED, loaded
 from tensorlogic.codegen.llvm import Emitter
 from tensorlogic.kernels.ir import (
@@ -99,6 +99,11 @@ TILES = {
 
 def units(M: int, N: int, batches: int, lanes: int, threads: int) -> tuple[int, int, int]:
     """(work, chunk, scratch bytes) of a launch: chunks are as large as an even load allows."""
+    return (*shares(M, N, batches, lanes, threads), TILES[lanes].scratch_bytes)
+
+
+def shares(M: int, N: int, batches: int, lanes: int, threads: int) -> tuple[int, int]:
+    """The strips of a launch, and how many of them a thread takes at a time."""
     tile = TILES[lanes]
     strips = ceil(M / tile.strip)
     work = strips * ceil(N / tile.nb) * batches
@@ -114,7 +119,7 @@ def units(M: int, N: int, batches: int, lanes: int, threads: int) -> tuple[int, 
 
     costs = {chunk: cost(chunk) for chunk in range(1, tile.strips + 1)} if work else {1: 0}
     near = 1.03 * min(costs.values())  # of like chunks the smallest: a core may be taken away
-    return work, next(c for c in costs if costs[c] <= near), tile.scratch_bytes
+    return work, next(c for c in costs if costs[c] <= near)
 
 
 def matmul_kernel(spec: Matmul, name: str, lanes: int) -> str:
@@ -124,7 +129,7 @@ def matmul_kernel(spec: Matmul, name: str, lanes: int) -> str:
     MATMUL_PARAMS and its params.
     """
     module = Module()
-    _Driver(module, spec, name, TILES[lanes]).write()
+    Driver(module, spec, name, TILES[lanes]).write()
     return module.text()
 
 
@@ -132,9 +137,9 @@ def libraries(spec: Matmul, lanes: int) -> list[tuple[str, tuple[str, ...]]]:
     """The modules that a kernel imports, and their functions: the same for every epilogue."""
     tile = TILES[lanes]
     module = Module()
-    for rows in _heights(tile):
+    for rows in heights(tile):
         _micro_kernel(module, rows, tile)
-    made = [(module.text(), tuple(f"multiply{rows}" for rows in _heights(tile)))]
+    made = [(module.text(), tuple(f"multiply{rows}" for rows in heights(tile)))]
     for operand, width in zip(_operands(spec), (tile.mr, tile.nr), strict=True):
         module = Module()
         _pack(module, operand, width, lanes)
@@ -154,12 +159,12 @@ def _pack_name(operand: tuple[str, str | None], width: int) -> str:
     return f"pack{width}_{dtype}_{contiguous or 'any'}"
 
 
-def _heights(tile: Tile) -> list[int]:
+def heights(tile: Tile) -> list[int]:
     """The micro-kernels: the last rows of a matrix take the lowest one that holds them."""
     return [rows for rows in (tile.mr // 3, 2 * tile.mr // 3) if rows] + [tile.mr]
 
 
-def _ceil_div(f: Function, a: Value, b: int) -> Value:
+def ceil_div(f: Function, a: Value, b: int) -> Value:
     return f.op("sdiv", "i64", f.add(a, b - 1), str(b))
 
 
@@ -234,7 +239,7 @@ def _pack(module: Module, operand: tuple[str, str | None], width: int, lanes: in
                 block = [f.load(words, pointer, size) for pointer in at]
                 out = f.gep("float", to, f.mul(k.index, width))
                 lines = [
-                    x for w in _transposed(f, block, lanes) for x in _split(f, dtype, w, lanes)
+                    x for w in transposed(f, block, lanes) for x in _split(f, dtype, w, lanes)
                 ]
                 for i, line in enumerate(lines):
                     f.store(type_, line, f.gep("float", out, i * width), 4)
@@ -280,7 +285,7 @@ def _split(f: Function, dtype: str, words: Value, lanes: int) -> list[Value]:
     return [loaded(f, dtype, h, lanes) for h in raw]
 
 
-def _transposed(f: Function, rows: Sequence[Value], lanes: int) -> list[Value]:
+def transposed(f: Function, rows: Sequence[Value], lanes: int) -> list[Value]:
     """The transpose of `lanes` vectors of 32-bit words.
 
     Blocks of 4 x 4 within 128 bits first, then the blocks: each step is one instruction on x86.
@@ -318,7 +323,7 @@ def _transposed(f: Function, rows: Sequence[Value], lanes: int) -> list[Value]:
     return out
 
 
-class _Driver:
+class Driver:
     """The kernel's own function: strips, slices of K, panels, and the epilogue."""
 
     def __init__(self, module: Module, spec: Matmul, name: str, tile: Tile) -> None:
@@ -339,9 +344,13 @@ class _Driver:
         self.block = f.gep("float", self.packed_b, tile.b_floats)
 
     def write(self) -> None:
+        self._strips()
+        self.f.ret()
+
+    def _strips(self) -> None:
         f, tile, size = self.f, self.tile, self.size
-        strips = _ceil_div(f, size["M"], tile.strip)
-        column_blocks = _ceil_div(f, size["N"], tile.nb)
+        strips = ceil_div(f, size["M"], tile.strip)
+        column_blocks = ceil_div(f, size["N"], tile.nb)
         first = f.op("sdiv", "i64", "%lo", strips)
         last = f.op("sdiv", "i64", f.sub("%hi", 1), strips)
         with f.loop(first, f.add(last, 1)) as c:
@@ -357,18 +366,17 @@ class _Driver:
                 m1 = f.smin(f.mul(end, tile.strip), size["M"])
                 self._products(batch, m0, m1, n0, n1)
                 self._epilogue(batch, m0, m1, n0, n1)
-        f.ret()
 
     def _products(self, batch: Value, m0: Value, m1: Value, n0: Value, n1: Value) -> None:
         """block[m1 - m0, n1 - n0] = the sums over all of K."""
         f, tile, size = self.f, self.tile, self.size
         rows = f.sub(m1, m0)
-        a_panels = _ceil_div(f, rows, tile.mr)
-        b_panels = _ceil_div(f, f.sub(n1, n0), tile.nr)
+        a_panels = ceil_div(f, rows, tile.mr)
+        b_panels = ceil_div(f, f.sub(n1, n0), tile.nr)
         a = self._element(self.a, self.spec.a_dtype, "a", batch, ("a_m", m0))
         b = self._element(self.b, self.spec.b_dtype, "b", batch, ("b_n", n0))
         # K in even slices; of an empty K one empty slice, which sets the block to zero.
-        slices = f.smax(_ceil_div(f, size["K"], tile.kc), 1)
+        slices = f.smax(ceil_div(f, size["K"], tile.kc), 1)
         even = f.op("sdiv", "i64", f.add(size["K"], f.sub(slices, 1)), slices)
         step = f.op("and", "i64", f.add(even, 31), "-32")
         with f.loop(0, slices) as i:
@@ -394,16 +402,19 @@ class _Driver:
     def _multiply(
         self, left: Value, kc: Value, pointers: tuple[Value, Value, Value], more: Value
     ) -> None:
-        """The lowest micro-kernel that holds the rows that are left."""
+        given = [("i64", kc), *(("ptr", p) for p in pointers), ("i1", more)]
+        self._lowest(left, lambda rows: f"multiply{rows}", given)
+
+    def _lowest(self, left: Value, name: Callable[[int], str], given: Sequence[ArgType]) -> None:
+        """A call of the lowest micro-kernel that holds the rows that are left."""
         f = self.f
         done = f.fresh("done")
-        for rows in _heights(self.tile):
+        for rows in heights(self.tile):
             fits, higher = f.fresh("fits"), f.fresh("higher")
             if rows < self.tile.mr:
                 f.branch(f.icmp("sle", "i64", left, rows), fits, higher)
                 f.start(fits)
-            given = [("ptr", p) for p in pointers]
-            f.call("void", f"multiply{rows}", ("i64", kc), *given, ("i1", more))
+            f.call("void", name(rows), *given)
             f.jump(done)
             if rows < self.tile.mr:
                 f.start(higher)
