@@ -58,7 +58,7 @@ from tensorlogic.kernels.ir import (
 from tensorlogic.kernels.spec import Matmul
 from tensorlogic.quants import QUANTS
 
-FEW = 8
+FEW = 16
 """Products of so many rows read the blocks for four rows at a time; more decode panels of them."""
 STRIP = 64
 """Columns that a product of few rows takes at a time."""

@@ -86,7 +86,8 @@ def _pack_step(f: Function, t: BlockType, dtype: str, at: Value, to: Value, step
         pointer = f.gep(STORED[dtype], at, RUN * run)
         raw = f.load(vector(STORED[dtype], RUN), pointer, BYTES[dtype])
         values.append(loaded(f, dtype, raw, RUN))
-    scale, numbers = rounded(f, values, greatest(t))
+    scales, (numbers,) = rounded(f, [values], greatest(t))
+    scale = f.assign(f"extractelement <1 x float> {scales}, i32 0")
     out = f.gep("i8", to, f.mul(step, 2 * STEP))
     for run, v in enumerate(numbers):
         f.store(words, f.cast("trunc", whole, v, words), f.gep("i8", out, 2 * RUN * run), 32)

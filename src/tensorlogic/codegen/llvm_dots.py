@@ -17,7 +17,7 @@ from tensorlogic.codegen.instructions import STORED, loaded
 from tensorlogic.codegen.llvm_blocks import BLOCKS, RUN, BlockType, Target, Unit
 from tensorlogic.kernels.ir import BYTES
 
-_GREATEST = 32512.0
+GREATEST = 32512.0
 """The largest v: its high byte is then at most 127."""
 _TINY = 1e-30
 """Activations that are all smaller than this count as zeros: 1 / x might be infinite."""
@@ -85,8 +85,7 @@ def quantize(module: Module, name: str, dtype: str, target: Target) -> None:
         if t.blocks > 1:
             at = f.select(f.icmp("slt", "i64", u.index, whole), "ptr", at, rest)
         to = f.gep("i8", "%to", f.mul(u.index, record_bytes(t)))
-        for s in range(t.subs):
-            _quantize_sub(f, t, dtype, at, to, s, places)
+        _quantize_unit(f, t, dtype, (at, to), places)
     f.ret()
 
 
@@ -102,25 +101,25 @@ def _places(t: BlockType, target: Target) -> dict[int, tuple[int, ...]]:
     return out
 
 
-def _quantize_sub(
+def _quantize_unit(
     f: Function,
     t: BlockType,
     dtype: str,
-    at: Value,
-    to: Value,
-    s: int,
+    pointers: tuple[Value, Value],
     places: dict[int, tuple[int, ...]],
 ) -> None:
-    whole, small = vector("i32", RUN), vector("i8", RUN)
-    runs = range(s * t.sub // RUN, (s + 1) * t.sub // RUN)
+    """The record of one unit of activations; `pointers` are theirs and that of the record."""
+    source, to = pointers
+    whole, small, few = vector("i32", RUN), vector("i8", RUN), vector("float", t.subs)
     values = []
-    for run in runs:
-        raw = f.load(vector(STORED[dtype], RUN), f.gep(STORED[dtype], at, RUN * run), BYTES[dtype])
+    for run in range(t.unit // RUN):
+        at = f.gep(STORED[dtype], source, RUN * run)
+        raw = f.load(vector(STORED[dtype], RUN), at, BYTES[dtype])
         values.append(loaded(f, dtype, raw, RUN))
-    scale, numbers = rounded(f, values, _GREATEST)
-    total = ""
-    for run, v in zip(runs, numbers, strict=True):
-        total = f.op("add", whole, total, v) if total else v
+    each = t.sub // RUN
+    parts = [values[i : i + each] for i in range(0, len(values), each)]
+    scales, numbers = rounded(f, parts, GREATEST)
+    for run, v in enumerate(x for part in numbers for x in part):
         if len(places[run]) == 1:
             words = f.cast("trunc", whole, v, vector("i16", RUN))
             f.store(vector("i16", RUN), words, f.gep("i8", to, places[run][0]), 16)
@@ -129,32 +128,77 @@ def _quantize_sub(
         high = f.op("lshr", whole, raised, constant("i32", RUN, "8"))
         for x_part, place in zip((high, v), places[run], strict=True):
             f.store(small, f.cast("trunc", whole, x_part, small), f.gep("i8", to, place), 16)
-    total = f.call("i32", f"llvm.vector.reduce.add.v{RUN}i32", (whole, total))
-    product = f.op("fmul", "float", scale, f.cast("sitofp", "i32", total, "float"))
-    f.store("float", scale, f.gep("i8", to, 2 * t.unit + 4 * s), 4)
-    f.store("float", product, f.gep("i8", to, 2 * t.unit + 4 * (t.subs + s)), 4)
+    sums = [p[0] if len(p) == 1 else f.op("add", whole, *p) for p in numbers]
+    totals = f.cast("sitofp", vector("i32", t.subs), merged(f, sums, "add"), few)
+    align = 4 * min(t.subs, 8)
+    f.store(few, scales, f.gep("i8", to, 2 * t.unit), align)
+    products = f.op("fmul", few, scales, totals)
+    f.store(few, products, f.gep("i8", to, 2 * t.unit + 4 * t.subs), align)
 
 
-def rounded(f: Function, values: Sequence[Value], most: float) -> tuple[Value, list[Value]]:
-    """One scale for vectors of RUN float32, and these divided by it as int32, `most` at most."""
-    whole, real = vector("i32", RUN), vector("float", RUN)
-    top = ""
-    for x in values:
-        bits = f.cast("bitcast", real, x, whole)
-        size = f.op("and", whole, bits, constant("i32", RUN, str(0x7FFFFFFF)))
-        top = f.intrinsic("umax", whole, top, size) if top else size
-    bits = f.call("i32", f"llvm.vector.reduce.umax.v{RUN}i32", (whole, top))
-    greatest = f.cast("bitcast", "i32", bits, "float")  # as integers, NaN is above infinity
-    scale = f.op("fmul", "float", greatest, f32(1 / most))
-    inverse = f.op("fdiv", "float", f32(most), greatest)
-    usual = f.fcmp("ogt", "float", greatest, f32(_TINY))
-    factor = f.splat("float", RUN, f.select(usual, "float", inverse, f32(0.0)))
+def merged(f: Function, vectors: Sequence[Value], op: str) -> Value:
+    """Of vectors of RUN int32, a power of two of them: the sum ("add") or greatest ("umax",
+    unsigned) of each, side by side. Halves of two vectors are merged as one."""
+
+    def joined(type_: str, a: Value, b: Value) -> Value:
+        return f.intrinsic(op, type_, a, b) if op == "umax" else f.op(op, type_, a, b)
+
+    def half(groups: int, lanes: int, part: int) -> list[int]:
+        """Lanes of the first or second half of each group."""
+        size = lanes // groups
+        return [g * size + part * size // 2 + i for g in range(groups) for i in range(size // 2)]
+
+    groups, type_, current = 1, vector("i32", RUN), list(vectors)
+    while len(current) > 1:
+        following = []
+        for a, b in zip(current[::2], current[1::2], strict=True):
+            picked = []
+            for part in range(2):
+                lanes = half(groups, RUN, part)
+                picked.append(f.shuffle(type_, a, b, [*lanes, *(RUN + i for i in lanes)]))
+            following.append(joined(type_, *picked))
+        current, groups = following, 2 * groups
+    (x,), lanes = current, RUN
+    while lanes > max(groups, 1):
+        wide = vector("i32", lanes)
+        parts = [f.shuffle(wide, x, "poison", half(groups, lanes, part)) for part in range(2)]
+        lanes //= 2
+        x = joined(vector("i32", lanes), *parts) if lanes > 1 else joined("<1 x i32>", *parts)
+    return x
+
+
+def rounded(
+    f: Function, parts: Sequence[Sequence[Value]], most: float
+) -> tuple[Value, list[list[Value]]]:
+    """Parts of several vectors of RUN float32: one scale for each part (a vector of them), and the
+    parts divided by it as int32, `most` at most."""
+    whole, real, count = vector("i32", RUN), vector("float", RUN), len(parts)
+    tops = []
+    for part in parts:
+        top = ""
+        for x in part:
+            bits = f.cast("bitcast", real, x, whole)
+            size = f.op("and", whole, bits, constant("i32", RUN, str(0x7FFFFFFF)))
+            top = f.intrinsic("umax", whole, top, size) if top else size
+        tops.append(top)
+    few = f"<{count} x float>"
+    # As integers, NaN is above infinity.
+    greatest = f.cast("bitcast", f"<{count} x i32>", merged(f, tops, "umax"), few)
+    scales = f.op("fmul", few, greatest, f"splat (float {f32(1 / most)})")
+    inverse = f.op("fdiv", few, f"splat (float {f32(most)})", greatest)
+    usual = f.fcmp("ogt", few, greatest, f"splat (float {f32(_TINY)})")
+    factors = f.assign(
+        f"select <{count} x i1> {usual}, {few} {inverse}, {few} zeroinitializer"
+    )
     magic = constant("float", RUN, f32(_ROUND))
     out = []
-    for x in values:
-        near = f.cast("bitcast", real, f.intrinsic("fma", real, x, factor, magic), whole)
-        out.append(f.op("sub", whole, near, constant("i32", RUN, str(_ROUND_BITS))))
-    return scale, out
+    for i, part in enumerate(parts):
+        factor = f.shuffle(few, factors, "poison", [i] * RUN)
+        out.append([])
+        for x in part:
+            near = f.cast("bitcast", real, f.intrinsic("fma", real, x, factor, magic), whole)
+            out[-1].append(f.op("sub", whole, near, constant("i32", RUN, str(_ROUND_BITS))))
+    return scales, out
 
 
 def dots(module: Module, name: str, count: int, target: Target) -> None:
