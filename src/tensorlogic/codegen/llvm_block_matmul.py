@@ -8,7 +8,9 @@ or the processor has no products of words.
 
 from __future__ import annotations
 
+from functools import partial
 from math import ceil
+from typing import Any
 
 from tensorlogic.codegen.emit import Module, Value
 from tensorlogic.codegen.instructions import STORED
@@ -33,17 +35,17 @@ from tensorlogic.codegen.llvm_dots import (
     quantize_name,
     record_bytes,
 )
+from tensorlogic.codegen.llvm_few_rows import COUNTS, FEW, FewRows, few_shares
 from tensorlogic.codegen.llvm_matmul import (
     TILES,
     Driver,
     Tile,
     ceil_div,
     heights,
-    libraries,
+    packing_libraries,
     shares,
 )
 from tensorlogic.kernels.ir import (
-    BYTES,
     Buffer,
     Expr,
     Kernel,
@@ -58,20 +60,21 @@ from tensorlogic.kernels.ir import (
 from tensorlogic.kernels.spec import Matmul
 from tensorlogic.quants import QUANTS
 
-FEW = 16
-"""Products of so many rows read the blocks for four rows at a time; more decode panels of them."""
-STRIP = 64
-"""Columns that a product of few rows takes at a time."""
-COUNTS = (4, 2, 1)
-"""Rows that one walk over the blocks serves."""
 _FLOATS = SLICE + 16
 """float32 numbers between decoded columns."""
 
 Libraries = list[tuple[str, tuple[str, ...]]]
 
 
-def in_integers(spec: Matmul, target: Target | None) -> bool:
-    return target is not None and not spec.exact
+def _uses(spec: Matmul, target: Target | None) -> Target | None:
+    """What integers are multiplied with, where the product may be rounded to them."""
+    return None if spec.exact else target
+
+
+def _words(spec: Matmul, target: Target | None) -> Target | None:
+    """What panels of words are multiplied with; None where they are float32."""
+    by = _uses(spec, target)
+    return by if by and not by.arm else None
 
 
 def block_units(
@@ -84,72 +87,83 @@ def block_units(
 ) -> tuple[int, int, int]:
     """(work, chunk, scratch bytes) of a launch."""
     m, n, k = problem
-    tile = TILES[lanes]
-    if target is None or not in_integers(spec, target):
-        floats = tile.nr * _FLOATS
-        return (*shares(m, n, batches, lanes, threads), tile.scratch_bytes + 4 * floats)
-    if m > FEW:
-        return (*shares(m, n, batches, lanes, threads), _Integers.scratch_bytes(spec, tile))
-    work = ceil(n / STRIP) * batches
-    chunk = max(1, ceil(work / (8 * threads)))
-    return work, chunk, _few_bytes(spec, tile, m, k)
-
-
-def _few_bytes(spec: Matmul, tile: Tile, m: int, k: int) -> int:
-    t = BLOCKS[spec.b_dtype]
+    tile, t = TILES[lanes], BLOCKS[spec.b_dtype]
+    scratch = _driver(spec, target).scratch_bytes(spec, tile)
+    if m > FEW or _uses(spec, target) is None:
+        return (*shares(m, n, batches, lanes, threads), scratch)
     records = ceil(k / t.unit) * record_bytes(t) * m
-    return 4 * FEW * tile.ldc + _line_bytes(k) + records
+    return (*few_shares(n, batches, threads), scratch + 4 * k + 64 + records)
 
 
-def _line_bytes(k: int) -> int:
-    return 4 * k + 64
+def _driver(spec: Matmul, target: Target | None) -> type[_Blocks]:
+    return _Integers if _words(spec, target) else _Floats
 
 
 def block_matmul_kernel(spec: Matmul, name: str, lanes: int, target: Target | None) -> str:
     """A module with `void name(ptr args, i64 lo, i64 hi, ptr scratch)`, which imports
     `block_libraries`. The argument words are those of the spec."""
     module = Module()
-    if target is not None and in_integers(spec, target):
-        _Integers(module, spec, name, TILES[lanes]).write()
-    else:
-        _Floats(module, spec, name, TILES[lanes]).write()
+    _driver(spec, target)(module, spec, name, TILES[lanes], _uses(spec, target)).write()
     return module.text()
 
 
 def block_libraries(spec: Matmul, lanes: int, target: Target | None) -> Libraries:
     """The modules that a kernel imports, and their functions: the same for every epilogue."""
     tile, t = TILES[lanes], BLOCKS[spec.b_dtype]
-    if target is None or not in_integers(spec, target):
+    made: Libraries = []
+    words = _words(spec, target)
+    if words:
+        module = Module()
+        for rows in heights(tile):
+            micro_kernel(module, t, rows, tile, words)
+        made.append((module.text(), tuple(multiply_name(t, rows) for rows in heights(tile))))
+        module = Module()
+        pack_rows(module, t, spec.a_dtype)
+        made.append((module.text(), (pack_rows_name(t, spec.a_dtype),)))
+        module = Module()
+        pack_columns(module, t.name, tile.nr, words)
+        made.append((module.text(), (pack_columns_name(t.name, tile.nr),)))
+    else:
         as_floats = Matmul(spec.a_dtype, "f32", spec.a_contiguous, "k", (), ())
+        made += packing_libraries(as_floats, lanes)
         module = Module()
         _decode_kernel(module, spec.b_dtype, lanes)
-        return [*libraries(as_floats, lanes), (module.text(), (_decode_name(spec.b_dtype),))]
-    made: Libraries = []
-    module = Module()
-    for rows in heights(tile):
-        micro_kernel(module, t, rows, tile, target)
-    made.append((module.text(), tuple(multiply_name(t, rows) for rows in heights(tile))))
-    module = Module()
-    pack_rows(module, t, spec.a_dtype)
-    made.append((module.text(), (pack_rows_name(t, spec.a_dtype),)))
-    module = Module()
-    pack_columns(module, t.name, tile.nr, target)
-    made.append((module.text(), (pack_columns_name(t.name, tile.nr),)))
-    made.append(quantize_library(t.name, spec.a_dtype, target))
-    made += [dots_library(t.name, count, target) for count in COUNTS]
+        made.append((module.text(), (_decode_name(spec.b_dtype),)))
+    by = _uses(spec, target)
+    if by:
+        made.append(quantize_library(t.name, spec.a_dtype, by))
+        made += [dots_library(t.name, count, by) for count in COUNTS]
     return made
 
 
 class _Blocks(Driver):
     """Slices of SLICE elements of K; b is addressed in bytes."""
 
-    def _row_of_blocks(self, batch: Value, n: Value) -> Value:
+    def __init__(
+        self, module: Module, spec: Matmul, name: str, tile: Tile, few: Target | None
+    ) -> None:
+        super().__init__(module, spec, name, tile)
+        self.type, self.few = BLOCKS[spec.b_dtype], few
+
+    @staticmethod
+    def scratch_bytes(spec: Matmul, tile: Tile) -> int:
+        """Bytes of scratch memory for products of many rows, whole cache lines."""
+        raise NotImplementedError
+
+    def few_rows(self) -> FewRows | None:
+        if not self.few:
+            return None
+        f, t, k = self.f, self.type, self.size["K"]
+        stride = f.mul(ceil_div(f, k, t.unit), record_bytes(t))
+        line = f.gep("i8", "%scratch", self.scratch_bytes(self.spec, self.tile))
+        kept = f.gep("i8", line, f.op("and", "i64", f.add(f.mul(k, 4), 63), "-64"))
+        names = quantize_name(t.name, self.spec.a_dtype), partial(dots_name, t.name)
+        return FewRows(*names, f.op("sdiv", "i64", k, str(t.block)), stride, line, kept)
+
+    def _column_of_b(self, batch: Value, n: Value) -> tuple[Value, Value]:
         f, size = self.f, self.size
         at = f.add(f.mul(batch, size["b_batch"]), f.mul(n, size["b_n"]))
-        return f.gep("i8", self.b, at)
-
-    def _rows_of_a(self, batch: Value, m: Value) -> Value:
-        return self._element(self.a, self.spec.a_dtype, "a", batch, ("a_m", m))
+        return f.gep("i8", self.b, at), size["b_n"]
 
     def _products(self, batch: Value, m0: Value, m1: Value, n0: Value, n1: Value) -> None:
         """block[m1 - m0, n1 - n0] = the sums over all of K."""
@@ -159,7 +173,8 @@ class _Blocks(Driver):
         rows = f.sub(m1, m0)
         a_panels = ceil_div(f, rows, tile.mr)
         b_panels = ceil_div(f, f.sub(n1, n0), tile.nr)
-        a, b = self._rows_of_a(batch, m0), self._row_of_blocks(batch, n0)
+        a = self._row_of_a(batch, m0)
+        b, _ = self._column_of_b(batch, n0)
         self._clear(f.mul(a_panels, tile.mr * tile.ldc))
         with f.loop(0, ceil_div(f, size["K"], SLICE)) as i:
             k0 = f.mul(i.index, SLICE)
@@ -194,33 +209,22 @@ class _Blocks(Driver):
 
 
 class _Integers(_Blocks):
-    """Words and products of integers; few rows by dots."""
+    """Panels of words, and products of integers."""
 
-    def __init__(self, module: Module, spec: Matmul, name: str, tile: Tile) -> None:
-        super().__init__(module, spec, name, tile)
-        f, self.type = self.f, BLOCKS[spec.b_dtype]
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        f, tile = self.f, self.tile
         places, at = [], tile.max_rows * ROW
         for size in panel_bytes(self.type, tile.nr):
             places.append(f.gep("i8", "%scratch", at))
             at += size
         self.panel = places
-        self.wide_block = f.gep("i8", "%scratch", at)
+        self.block = f.gep("i8", "%scratch", at)
 
     @staticmethod
     def scratch_bytes(spec: Matmul, tile: Tile) -> int:
         panel = sum(panel_bytes(BLOCKS[spec.b_dtype], tile.nr))
-        return tile.max_rows * ROW + panel + 4 * (tile.max_rows * tile.ldc + tile.lanes)
-
-    def write(self) -> None:
-        f = self.f
-        few = f.icmp("sle", "i64", self.size["M"], FEW)
-        with f.when(few) as branch:
-            self.block = "%scratch"
-            self._few_rows()
-            branch.otherwise()
-            self.block = self.wide_block
-            self._strips()
-        f.ret()
+        return tile.max_rows * ROW + panel + 4 * tile.max_rows * tile.ldc
 
     def _pack_a(self, source: Value, rows: Value, panels: Value, kc: Value) -> None:
         f, size = self.f, self.size
@@ -243,81 +247,17 @@ class _Integers(_Blocks):
         given = [("i64", steps), *(("ptr", p) for p in (a, words, scales, least, c))]
         self._lowest(left, lambda rows: multiply_name(self.type, rows), given)
 
-    # Few rows
-
-    def _few_rows(self) -> None:
-        """The parallel range is made of strips of STRIP columns of each batch entry."""
-        f, size = self.f, self.size
-        strips = ceil_div(f, size["N"], STRIP)
-        first = f.op("sdiv", "i64", "%lo", strips)
-        last = f.op("sdiv", "i64", f.sub("%hi", 1), strips)
-        blocks = f.op("sdiv", "i64", size["K"], str(self.type.block))
-        records = f.mul(ceil_div(f, size["K"], self.type.unit), record_bytes(self.type))
-        line = f.gep("float", "%scratch", FEW * self.tile.ldc)
-        whole = f.op("and", "i64", f.add(f.mul(size["K"], 4), 63), "-64")
-        kept = f.gep("i8", line, whole)
-        with f.loop(first, f.add(last, 1)) as batch:
-            before = f.mul(batch.index, strips)
-            start = f.smax(f.sub("%lo", before), 0)
-            stop = f.smin(f.sub("%hi", before), strips)
-            self._records(batch.index, line, kept, records, blocks)
-            with f.loop(start, stop) as s:
-                n0 = f.mul(s.index, STRIP)
-                n1 = f.smin(f.add(n0, STRIP), size["N"])
-                w = self._row_of_blocks(batch.index, n0)
-                done = "0"
-                for count in COUNTS:
-                    done = self._some_rows(count, done, (w, f.sub(n1, n0)), kept, records, blocks)
-                self._epilogue(batch.index, "0", size["M"], n0, n1)
-
-    def _records(
-        self, batch: Value, line: Value, kept: Value, records: Value, blocks: Value
-    ) -> None:
-        """The records of all rows of a batch entry."""
-        f, size, dtype = self.f, self.size, self.spec.a_dtype
-        element = STORED[dtype]
-        dense = f.icmp("eq", "i64", size["a_k"], 1)
-        with f.loop(0, size["M"]) as m:
-            source = self._rows_of_a(batch, m.index)
-            with f.when(dense) as branch:
-                branch.otherwise()
-                with f.loop(0, size["K"]) as k:
-                    at = f.gep(element, source, f.mul(k.index, size["a_k"]))
-                    one = f.load(element, at, BYTES[dtype])
-                    f.store(element, one, f.gep(element, line, k.index), BYTES[dtype])
-            x = f.select(dense, "ptr", source, line)
-            to = f.gep("i8", kept, f.mul(m.index, records))
-            name = quantize_name(self.type.name, dtype)
-            f.call("void", name, ("ptr", x), ("ptr", to), ("i64", blocks))
-
-    def _some_rows(
-        self,
-        count: int,
-        done: Value,
-        columns: tuple[Value, Value],
-        kept: Value,
-        records: Value,
-        blocks: Value,
-    ) -> Value:
-        """`count` rows at a time from `done` on, as long as there are so many; where it ends."""
-        f = self.f
-        with f.loop(done, f.sub(self.size["M"], count - 1), count) as m:
-            x = f.gep("i8", kept, f.mul(m.index, records))
-            out = f.gep("float", self.block, f.mul(m.index, self.tile.ldc))
-            w, n = columns
-            given = [("ptr", w), ("i64", self.size["b_n"]), ("i64", n), ("ptr", x)]
-            given += [("i64", records), ("i64", blocks), ("ptr", out)]
-            name = dots_name(self.type.name, count)
-            f.call("void", name, *given, ("i64", str(self.tile.ldc)))
-        return m.index
-
 
 class _Floats(_Blocks):
     """Decoded columns, packed as float32."""
 
-    def __init__(self, module: Module, spec: Matmul, name: str, tile: Tile) -> None:
-        super().__init__(module, spec, name, tile)
-        self.decoded = self.f.gep("float", "%scratch", tile.scratch_bytes // 4)
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.decoded = self.f.gep("float", "%scratch", self.tile.scratch_bytes // 4)
+
+    @staticmethod
+    def scratch_bytes(spec: Matmul, tile: Tile) -> int:
+        return -(-(tile.scratch_bytes + 4 * tile.nr * _FLOATS) // 64) * 64
 
     def _pack_a(self, source: Value, rows: Value, panels: Value, kc: Value) -> None:
         self._pack("a", source, rows, panels, kc, self.packed_a)

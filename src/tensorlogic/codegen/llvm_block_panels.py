@@ -228,7 +228,7 @@ def micro_kernel(module: Module, t: BlockType, rows: int, tile: Tile, target: Ta
 def _multiplied(f: Function, target: Target, total: Value, a: Value, b: Value) -> Value:
     """total + the sums of two neighbouring products of words."""
     whole = vector("i32", target.lanes)
-    if target.vnni:
+    if target.dot:
         args = [(whole, x) for x in (total, a, b)]
         return f.call(whole, "llvm.x86.avx512.vpdpwssd.512", *args)
     words = vector("i16", 2 * target.lanes)

@@ -24,13 +24,14 @@ Scales = tuple[Value, Value | None]
 
 @dataclass(frozen=True)
 class Target:
-    """What a processor multiplies with: `width` bytes in a vector; `vnni`, sums of four products of
-    bytes (x86: unsigned by signed); `permutes`, any bytes out of two vectors in one instruction."""
+    """What a processor multiplies with: `width` bytes in a vector; `arm` or x86; `dot`, sums of
+    four products of bytes in one instruction (x86: VNNI, unsigned by signed; Arm: signed);
+    `permutes`, any bytes out of two vectors in one instruction."""
 
     width: int
-    vnni: bool = False
-    permutes: bool = False
     arm: bool = False
+    dot: bool = False
+    permutes: bool = False
 
     @property
     def lanes(self) -> int:

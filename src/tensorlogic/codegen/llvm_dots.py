@@ -35,7 +35,7 @@ def record_bytes(t: BlockType) -> int:
 
 def in_words(t: BlockType, target: Target) -> bool:
     """Whether activations are kept as words and not as two bytes."""
-    return t.signed and not target.vnni
+    return t.signed and not (target.arm or target.dot)
 
 
 def quantize_name(name: str, dtype: str) -> str:
@@ -222,7 +222,7 @@ def dots(module: Module, name: str, count: int, target: Target) -> None:
         with f.loop(0, units, carry=start * count) as u:
             at = f.gep("i8", w, f.mul(u.index, t.nbytes))
             for line in range(0, t.nbytes, 64):
-                f.call("void", "llvm.prefetch.p0", ("ptr", f.gep("i8", at, _AHEAD + line)), *_SOON)
+                f.call("void", "llvm.prefetch.p0", ("ptr", f.gep("i8", at, _AHEAD + line)), *SOON)
             if t.blocks > 1:
                 at = f.select(f.icmp("slt", "i64", u.index, whole), "ptr", at, rest)
             unit = Unit(f, target, at, t.nbytes)
@@ -249,7 +249,7 @@ def dots(module: Module, name: str, count: int, target: Target) -> None:
         for c in range(count):
             *sums, offset = u.carried[c * (parts + 1) : (c + 1) * (parts + 1)]
             total = _reduced(f, lanes, f.op("fadd", real, *sums) if parts == 2 else sums[0])
-            zero = 128 if t.signed and target.vnni else t.zero
+            zero = 128 if _raised(t, target) else t.zero
             if t.least or zero:
                 more = _reduced(f, t.subs, offset)
                 if zero:
@@ -260,7 +260,7 @@ def dots(module: Module, name: str, count: int, target: Target) -> None:
     f.ret()
 
 
-_SOON = (("i32", "0"), ("i32", "3"), ("i32", "1"))
+SOON = (("i32", "0"), ("i32", "3"), ("i32", "1"))
 
 
 def _reduced(f: Function, lanes: int, x: Value) -> Value:
@@ -307,16 +307,14 @@ def _sum(
                 one = f.call(whole, "llvm.x86.avx2.pmadd.wd", (words, wide), (words, given[k]))
                 total = f.op("add", whole, total, one) if total else one
         return total
-    if target.vnni:
+    if target.arm or target.dot:
         for part in range(2):
             if part:
                 total = f.op("shl", whole, total, constant("i32", lanes, "8"))
             for d, given in pairs:
-                if t.signed:
+                if _raised(t, target):
                     d = f.op("xor", small, d, constant("i8", width, "-128"))
-                words = [(whole, f.cast("bitcast", small, x, whole)) for x in (d, given[part])]
-                start = (whole, total or "zeroinitializer")
-                total = f.call(whole, "llvm.x86.avx512.vpdpbusd.512", start, *words)
+                total = _dot(f, target, total or "zeroinitializer", d, given[part])
         return total
     pair = vector("i16", width // 2)
     halves = []
@@ -328,6 +326,31 @@ def _sum(
         weight = constant("i16", width // 2, "1" if part else "256")
         halves.append(f.call(whole, "llvm.x86.avx2.pmadd.wd", (pair, sums), (pair, weight)))
     return f.op("add", whole, *halves)
+
+
+def _raised(t: BlockType, target: Target) -> bool:
+    """Whether signed digits have to become unsigned ones, 128 more."""
+    return t.signed and target.dot and not target.arm
+
+
+def _dot(f: Function, target: Target, total: Value, a: Value, b: Value) -> Value:
+    """total + the sums of four neighbouring products of bytes; without an instruction for that,
+    the products of a run of bytes in any lanes."""
+    small, whole = vector("i8", target.width), vector("i32", target.lanes)
+    if not target.arm:
+        words = [(whole, f.cast("bitcast", small, x, whole)) for x in (a, b)]
+        return f.call(whole, "llvm.x86.avx512.vpdpbusd.512", (whole, total), *words)
+    if target.dot:
+        name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+        return f.call(whole, name, (whole, total), (small, a), (small, b))
+    half, words_of = vector("i8", 8), vector("i16", 8)
+    for k in range(2):
+        some = [f.shuffle(small, x, "poison", range(8 * k, 8 * k + 8)) for x in (a, b)]
+        given = [(half, x) for x in some]
+        products = f.call(words_of, "llvm.aarch64.neon.smull.v8i16", *given)
+        wide = f.call(whole, "llvm.aarch64.neon.saddlp.v4i32.v8i16", (words_of, products))
+        total = f.op("add", whole, total, wide)
+    return total
 
 
 def quantize_library(name: str, dtype: str, target: Target) -> tuple[str, tuple[str, ...]]:

@@ -15,11 +15,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 
 from tensorlogic.codegen.emit import ArgType, Function, Module, Value, constant, vector
 from tensorlogic.codegen.instructions import STORED, loaded
 from tensorlogic.codegen.llvm import Emitter
+from tensorlogic.codegen.llvm_few_rows import (
+    FEW,
+    STRIP,
+    FewRows,
+    dense_library,
+    dense_name,
+    dense_record_bytes,
+    few_shares,
+    make_records,
+    multiply_few,
+    widen_name,
+)
 from tensorlogic.kernels.ir import (
     BYTES,
     Buffer,
@@ -97,13 +110,25 @@ TILES = {
 """By lanes: AVX-512 has 32 registers of 16, AVX2 16 of 8, NEON 32 of 4."""
 
 
-def units(M: int, N: int, batches: int, lanes: int, threads: int) -> tuple[int, int, int]:
-    """(work, chunk, scratch bytes) of a launch: chunks are as large as an even load allows."""
-    return (*shares(M, N, batches, lanes, threads), TILES[lanes].scratch_bytes)
+def units(
+    spec: Matmul, problem: tuple[int, int, int], batches: int, lanes: int, threads: int
+) -> tuple[int, int, int]:
+    """(work, chunk, scratch bytes) of a launch; `problem` is M, N, K."""
+    m, n, k = problem
+    if m <= FEW and reads_columns(spec):
+        scratch = TILES[lanes].scratch_bytes + 4 * (m + 1) * (k + 16) + 128
+        return (*few_shares(n, batches, threads), scratch)
+    return (*shares(m, n, batches, lanes, threads), TILES[lanes].scratch_bytes)
+
+
+def reads_columns(spec: Matmul) -> bool:
+    """Whether products of few rows read b as it is."""
+    return spec.b_contiguous == "k"
 
 
 def shares(M: int, N: int, batches: int, lanes: int, threads: int) -> tuple[int, int]:
-    """The strips of a launch, and how many of them a thread takes at a time."""
+    """The strips of a launch, and how many of them a thread takes at a time: as many as an even
+    load allows."""
     tile = TILES[lanes]
     strips = ceil(M / tile.strip)
     work = strips * ceil(N / tile.nb) * batches
@@ -135,6 +160,14 @@ def matmul_kernel(spec: Matmul, name: str, lanes: int) -> str:
 
 def libraries(spec: Matmul, lanes: int) -> list[tuple[str, tuple[str, ...]]]:
     """The modules that a kernel imports, and their functions: the same for every epilogue."""
+    made = packing_libraries(spec, lanes)
+    if reads_columns(spec):
+        made += dense_library(spec.a_dtype, spec.b_dtype, lanes)
+    return made
+
+
+def packing_libraries(spec: Matmul, lanes: int) -> list[tuple[str, tuple[str, ...]]]:
+    """What products of many rows import."""
     tile = TILES[lanes]
     module = Module()
     for rows in heights(tile):
@@ -343,14 +376,26 @@ class Driver:
         self.packed_b = f.gep("float", self.packed_a, tile.a_floats)
         self.block = f.gep("float", self.packed_b, tile.b_floats)
 
-    def write(self) -> None:
-        self._strips()
-        self.f.ret()
+    def few_rows(self) -> FewRows | None:
+        """How a few rows are multiplied, where that is not by packing."""
+        if not reads_columns(self.spec):
+            return None
+        f, k = self.f, self.size["K"]
+        stride = dense_record_bytes(f, k)
+        line = f.gep("i8", "%scratch", self.tile.scratch_bytes // 64 * 64 + 64)
+        a_dtype, b_dtype = self.spec.a_dtype, self.spec.b_dtype
+        names = widen_name(a_dtype), lambda count: dense_name(b_dtype, count)
+        return FewRows(*names, k, stride, line, f.gep("i8", line, stride))
 
-    def _strips(self) -> None:
+    def write(self) -> None:
         f, tile, size = self.f, self.tile, self.size
+        few = self.few_rows()
+        nb, is_few = str(tile.nb), "false"
+        if few:
+            is_few = f.icmp("sle", "i64", size["M"], FEW)
+            nb = f.select(is_few, "i64", str(STRIP), nb)
         strips = ceil_div(f, size["M"], tile.strip)
-        column_blocks = ceil_div(f, size["N"], tile.nb)
+        column_blocks = f.op("sdiv", "i64", f.add(size["N"], f.sub(nb, 1)), nb)
         first = f.op("sdiv", "i64", "%lo", strips)
         last = f.op("sdiv", "i64", f.sub("%hi", 1), strips)
         with f.loop(first, f.add(last, 1)) as c:
@@ -358,14 +403,36 @@ class Driver:
             start = f.smax(f.sub("%lo", before), 0)
             stop = f.smin(f.sub("%hi", before), strips)
             batch = f.op("sdiv", "i64", c.index, column_blocks)
-            n0 = f.mul(f.op("srem", "i64", c.index, column_blocks), tile.nb)
-            n1 = f.smin(f.add(n0, tile.nb), size["N"])
+            at = f.op("srem", "i64", c.index, column_blocks)
+            n0 = f.mul(at, nb)
+            n1 = f.smin(f.add(n0, nb), size["N"])
+            if few:
+                new = f.op("or", "i1", f.icmp("eq", "i64", c.index, first), f.icmp("eq", "i64", at, 0))
+                with f.when(f.op("and", "i1", is_few, new)):
+                    make_records(f, few, self.spec.a_dtype, size, partial(self._row_of_a, batch))
             with f.loop(start, stop, tile.strips) as s:
                 m0 = f.mul(s.index, tile.strip)
                 end = f.smin(f.add(s.index, tile.strips), stop)
                 m1 = f.smin(f.mul(end, tile.strip), size["M"])
-                self._products(batch, m0, m1, n0, n1)
+                if few:
+                    with f.when(is_few) as branch:
+                        columns = (*self._column_of_b(batch, n0), f.sub(n1, n0))
+                        multiply_few(f, few, size["M"], columns, (self.block, tile.ldc))
+                        branch.otherwise()
+                        self._products(batch, m0, m1, n0, n1)
+                else:
+                    self._products(batch, m0, m1, n0, n1)
                 self._epilogue(batch, m0, m1, n0, n1)
+        f.ret()
+
+    def _row_of_a(self, batch: Value, m: Value) -> Value:
+        return self._element(self.a, self.spec.a_dtype, "a", batch, ("a_m", m))
+
+    def _column_of_b(self, batch: Value, n: Value) -> tuple[Value, Value]:
+        """The address of a column, and the bytes to the next one."""
+        dtype = self.spec.b_dtype
+        at = self._element(self.b, dtype, "b", batch, ("b_n", n))
+        return at, self.f.mul(self.size["b_n"], BYTES[dtype])
 
     def _products(self, batch: Value, m0: Value, m1: Value, n0: Value, n1: Value) -> None:
         """block[m1 - m0, n1 - n0] = the sums over all of K."""

@@ -10,6 +10,11 @@ from typing import Any
 
 from tensorlogic import settings
 from tensorlogic.codegen.emit import Module
+from tensorlogic.codegen.llvm_block_matmul import (
+    block_libraries,
+    block_matmul_kernel,
+    block_units,
+)
 from tensorlogic.codegen.llvm_blocks import BLOCKS, Target
 from tensorlogic.codegen.llvm_matmul import libraries, matmul_kernel, units
 from tensorlogic.codegen.llvm_rows import dot_libraries, emit_dot_kernel, record_size, vectors
@@ -45,7 +50,7 @@ def target() -> Target | None:
     """What quantized blocks are multiplied with, None where their folds are printed as they are."""
     here = host()
     if all(here.has(f) for f in ("avx512bw", "avx512vl", "avx512vnni")):
-        return Target(64, vnni=True, permutes=here.has("avx512vbmi"))
+        return Target(64, dot=True, permutes=here.has("avx512vbmi"))
     return Target(32) if here.has("avx2") else None
 
 
@@ -56,6 +61,19 @@ def dot_types() -> frozenset[str]:
 
 def kernel_name(text: str) -> str:
     return "k" + hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _product(spec: Matmul, name: str) -> str:
+    """The module of a product."""
+    if spec.quantized:
+        return block_matmul_kernel(spec, name, host().lanes, target())
+    return matmul_kernel(spec, name, host().lanes)
+
+
+def _units(spec: Matmul, step: Step) -> tuple[int, int, int]:
+    """(work, chunk, scratch bytes) of the launch of a product."""
+    given = (spec, step.problem, step.batch, host().lanes, threads())
+    return block_units(*given, target()) if spec.quantized else units(*given)
 
 
 class Cpu:
@@ -164,7 +182,7 @@ class Cpu:
                 imports |= self._imports(step.kernel)
                 names[text] = name
             else:
-                source = matmul_kernel(step.kernel, name, host().lanes)
+                source = _product(step.kernel, name)
                 shared = self._imports(step.kernel)
                 self._kernels[text] = compile_module(source, [name], shared)[name]
         if names:
@@ -176,7 +194,9 @@ class Cpu:
         """The addresses of what products have in common: packing and micro-kernels."""
         found: dict[str, int] = {}
         if isinstance(kernel, Matmul):
-            shared = libraries(kernel, host().lanes)
+            blocks = kernel.quantized
+            lanes = host().lanes
+            shared = block_libraries(kernel, lanes, target()) if blocks else libraries(kernel, lanes)
         else:
             by = target()
             shared = dot_libraries(kernel, dot_types(), by) if by else []
@@ -190,8 +210,7 @@ class Cpu:
     def _launch(step: Step, function: int) -> Launch:
         words = len(step.buffers) + len(step.params)
         if isinstance(step.kernel, Matmul):
-            m, n, _ = step.problem
-            work, chunk, _ = units(m, n, step.batch, host().lanes, threads())
+            work, chunk, _ = _units(step.kernel, step)
             return Launch(function, words, work, chunk)
         # With dots, a chunk rounds its vectors first.
         parts = 8 if vectors(step.kernel, dot_types()) else 64
@@ -205,8 +224,7 @@ class Cpu:
     def scratch(step: Step) -> int:
         """Bytes of local memory that a worker needs for a step."""
         if isinstance(step.kernel, Matmul):
-            m, n, _ = step.problem
-            return units(m, n, step.batch, host().lanes, threads())[2]
+            return _units(step.kernel, step)[2]
         dots = vectors(step.kernel, dot_types()).values()
         names = {p.attr: v for p, v in zip(step.all_params, step.params, strict=True)}
         return step.scratch + sum(64 + int(evaluate(record_size(d), names)) for d in dots)
