@@ -78,8 +78,8 @@ class Gpu:
             return number.number if isinstance(number, Node) else number
 
         for step in plan.steps:
-            if step.in_place is not None:
-                memory[id(step.writes[0])] = place(step.in_place)
+            for node, old in step.in_place:
+                memory[id(node)] = place(old)
             self._launch(step, place, value, status)
         counts = status.get()
         for check, count in zip(checks, counts.tolist(), strict=False):

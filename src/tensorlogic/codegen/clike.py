@@ -5,7 +5,8 @@ gives each row of the range a team: one simdgroup of 32 lanes, or a threadgroup 
 (`width`). A team's threads share out the row's vector loops, run all else alike, and merge a vector
 fold's accumulators with lane shuffles, then through threadgroup memory, so that each thread has
 the result. What all run alike is stored by one of them. A parallel loop without vector loops and
-local memory is printed as a flat one.
+local memory is printed as a flat one. What a kernel puts into local memory before its range (a
+prologue) each team computes for itself, and then takes several rows.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from tensorlogic.kernels.ir import (
     Split,
     Stmt,
     Store,
+    binary,
+    const,
     exprs_of,
     nodes_of,
     replaced,
@@ -42,6 +45,8 @@ FLAT_GROUP = 256
 SIMD = 32
 TEAMS = 4
 """Rows that a group works on where a row has one simdgroup."""
+TURNS = 8
+"""Rows that a team works on one after another where something is computed before them all."""
 _PARTS = 1024  # bytes of threadgroup memory kept for the merging of folds
 
 
@@ -49,6 +54,11 @@ def is_flat(kernel: Kernel) -> bool:
     """Whether each thread has an element (or a row) of its own."""
     alone = all(s.kind != "vector" for s in walk(kernel.body) if isinstance(s, Loop | Fold))
     return alone and not kernel.locals
+
+
+def has_prologue(kernel: Kernel) -> bool:
+    """Whether something is put into local memory before the parallel range, for all of its rows."""
+    return any(isinstance(s, Store) for s in walk(kernel.body[:-1]))
 
 
 def group_size(kernel: Kernel, width: int = 256) -> int:
@@ -68,7 +78,8 @@ def grid(kernel: Kernel, params: Mapping[str, float], width: int = 256) -> int:
         count = max(0, uniform(last.stop, params) - uniform(last.start, params))
     group = group_size(kernel, width)
     if not is_flat(kernel):
-        return -(-count * width // group) * group
+        teams = -(-count // TURNS) if has_prologue(kernel) else count
+        return -(-teams * width // group) * group
     each = PACK if can_pack(kernel, True) else 1
     return -(-count // (each * group)) * group
 
@@ -146,7 +157,7 @@ class Printer(KernelText):
 
     def __init__(self, kernel: Kernel, width: int, reserved: Iterable[str] = ()):
         super().__init__(kernel.buffers, kernel.params, reserved)
-        self.width, self.flat = width, is_flat(kernel)
+        self.kernel, self.width, self.flat = kernel, width, is_flat(kernel)
         self.alone = self.flat
         """Whether threads go their own ways here: within a vector loop, or everywhere."""
         self.packed = can_pack(kernel, self.flat)
@@ -164,7 +175,7 @@ class Printer(KernelText):
         for s in walk(body):
             merge = s.merge if isinstance(s, Fold) else ()
             self.count(e for e in exprs_of(s) if e not in merge)
-        if any(isinstance(s, Store) for s in walk(body[:-1])):
+        if any(isinstance(s, Store) and not s.buffer.local for s in walk(body[:-1])):
             raise KernelError("a store before the parallel range: every group would make it")
         self.first_group_only = True
         self.statements(body[:-1])
@@ -176,6 +187,9 @@ class Printer(KernelText):
             place = f"index_t(GROUP) * {TEAMS} + SIMDGROUP"
         else:
             place = "index_t(GROUP)"
+        if has_prologue(self.kernel):
+            self.turns(last, place)
+            return
         if isinstance(last, Split):
             self.split(last, place)
             return
@@ -191,6 +205,26 @@ class Printer(KernelText):
         else:
             self.env["index", last.index.attr] = (row, 0)
             self.statements(last.body)
+
+    def turns(self, s: Stmt, place: str) -> None:
+        """After a prologue a team takes several rows, so that the prologue is worth its while."""
+        first = var(self.unique("first"), "i64")
+        self.line(f"const index_t {first} = {TURNS} * ({place});")
+        self.env["var", first.attr] = (first.attr, 0)
+        assert isinstance(s, Loop | Split)
+        counts = (s.stop,) if isinstance(s, Loop) else s.counts
+        bodies = (s.body,) if isinstance(s, Loop) else s.bodies
+        before = const(0, "i64")
+        for count, part in zip(counts, bodies, strict=True):
+            low = binary("max", first - before, 0)
+            high = binary("min", first + TURNS - before, count)
+            if isinstance(s, Loop) and (s.start.op, s.start.attr) != ("const", 0):
+                raise KernelError("rows after a prologue are counted from 0")
+            self.count((low, high))
+            with self.block(f"if ({bare(self.expr(low))} < {bare(self.expr(high))})"):
+                self.load_floor = len(self.chain) - 1
+                self.loop(Loop(s.index, low, high, "serial", part))
+            before = before + count
 
     def split(self, s: Split, place: str) -> None:
         at, first = self.unique("at"), "0"
@@ -229,7 +263,7 @@ class Printer(KernelText):
         """A store or a check: by one thread, where all run alike."""
         self.guard(s)
         conditions = [] if self.alone else [f"{self.thread} == 0"]
-        if self.first_group_only:
+        if self.first_group_only and not (isinstance(s, Store) and s.buffer.local):
             conditions = ["GROUP == 0", "THREAD == 0"]
         if isinstance(s, Store):
             self.store(s, conditions)

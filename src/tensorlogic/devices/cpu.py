@@ -34,6 +34,8 @@ MAX_PLANS = 512
 """Plans kept; the one used longest ago goes first."""
 CHUNK = 16_384
 """Elements in a chunk of work, about: some microseconds."""
+SETUP = 16
+"""Elements that the rows of a chunk touch for each one that is computed before them."""
 MAX_CALL_PLANS = 64
 """Plans kept with one traced function: one for each layout of its inputs."""
 INLINE = object()
@@ -162,7 +164,9 @@ class Cpu:
 
     def launches(self, steps: Sequence[Step]) -> list[Launch]:
         """The launch of each step; kernels that are not there yet are compiled in one module."""
-        texts = [step_text(s) for s in steps]
+        by_kernel = {id(s.kernel): s for s in steps}  # repeated layers share kernels
+        known = {k: step_text(s) for k, s in by_kernel.items()}
+        texts = [known[id(s.kernel)] for s in steps]
         missing: dict[str, Step] = {}
         for text, step in zip(texts, steps, strict=True):
             if text not in self._kernels:
@@ -218,6 +222,9 @@ class Cpu:
         chunk = max(1, CHUNK // step.cost, share)
         if step.cost == 1:
             chunk = -(-chunk // 64) * 64
+        if step.setup:  # each chunk computes it: many rows for one of it, but some for each thread
+            worth = SETUP * step.setup // step.cost
+            chunk = max(chunk, min(worth, -(-step.work // (2 * threads()))))
         return Launch(function, words, step.work, chunk)
 
     @staticmethod

@@ -108,9 +108,9 @@ class Plan:
         """Nodes that live in the memory of another: written place to the place it took over."""
         taken: dict[int, int] = {}
         for s in steps:
-            if s.in_place is not None:
-                source = place[id(s.in_place)]
-                taken[place[id(s.writes[0])]] = taken.get(source, source)
+            for node, old in s.in_place:
+                source = place[id(old)]
+                taken[place[id(node)]] = taken.get(source, source)
         return taken
 
     def _lay_out(
@@ -135,6 +135,9 @@ class Plan:
         offsets: dict[int, int] = {}
         free: list[tuple[int, int]] = []  # (offset, size)
         end = 0
+        done: dict[int, list[int]] = {}  # by step, what nobody reads after it
+        for home, i in last.items():
+            done.setdefault(i, []).append(home)
         for i, s in enumerate(schedule.steps):
             for n in s.writes:
                 home = home_of(n)
@@ -149,7 +152,7 @@ class Plan:
                     offsets[home] = fit[0]
                     if fit[1] > size:
                         free.append((fit[0] + size, fit[1] - size))
-            free += [(offsets[h], sizes[h]) for h in offsets if last[h] == i]
+            free += [(offsets[h], sizes[h]) for h in done.get(i, ()) if h in offsets]
         return offsets, end
 
     def _plan_patches(self, steps: Sequence[Step], place: dict[int, int]) -> None:

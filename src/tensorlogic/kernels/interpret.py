@@ -183,15 +183,18 @@ class _Run:
             return
         outer = self.shape
         span = np.arange(first, last, dtype=np.int64).reshape(-1, *(1 for _ in outer))
-        if rows:
+        before = {b: a for b, a in self.arrays.items() if b.local}
+        if rows:  # each has its own local memory, with what was put there before all rows
             self.row, self.rows = span - first, last - first
-            for b in [b for b in self.arrays if b.local]:
-                del self.arrays[b]
+            self.arrays |= {b: np.repeat(a, last - first, axis=0) for b, a in before.items()}
         self.shape = (last - first, *outer)
         self.names["index", index.attr] = span
         with self._within(start, stop, span):
             self.block(body)
         self.shape = outer
+        if rows:
+            self.row, self.rows = np.int64(0), 1
+            self.arrays = {b: a for b, a in self.arrays.items() if not b.local} | before
 
     def _turns(self, index: Expr, start: Array, stop: Array, turn: Callable[[], None]) -> None:
         for i in range(*self._range(start, stop)):

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tensorlogic.kernels.ir import MEMORY_TYPES, Buffer, Expr, Kernel, Store, index, kernel_text, param, var
+from tensorlogic.kernels.ir import (
+    MEMORY_TYPES,
+    Buffer,
+    Expr,
+    Kernel,
+    Store,
+    index,
+    kernel_text,
+    param,
+    var,
+)
 
 ACC = var("acc", "f32")
 """The finished sum of one element of the product, in the expressions of an epilogue."""
@@ -21,10 +31,13 @@ MATMUL_PARAMS = (M, N, K, BATCHES, *STRIDES)
 class Matmul:
     """acc[batch, row, col] = sum over k of a[batch, row, k] * b[batch, k, col], in float32.
 
-    `a_dtype` and `b_dtype` are f16, bf16 or f32. `b_dtype` may also be a quantized type: b then has
-    u8 elements, `b_contiguous` is "k", a column of b is a row of blocks along k (K is a multiple of
-    the block), `b_n` and `b_batch` count bytes, and `b_k` is not used. Unless the product is
-    `exact`, a may be rounded to 16 bits in blocks of it. `a_contiguous` ("k", "m" or None) and
+    `a_dtype` and `b_dtype` are f16, bf16 or f32; `b_dtype` may also be the name of a row of
+    `quants`: then b is read as blocks along k. Its buffer is u8, `b_contiguous` is "k", K a
+    multiple of the block, `b_n` and `b_batch` are the bytes from one row of blocks (one batch) to
+    the next, and `b_k` is 0. Only devices that say so (`Traits.block_operands`) get such products.
+    Unless it is `exact`, such a product may round a to 16 bits in blocks of it.
+
+    `a_contiguous` ("k", "m" or None) and
     `b_contiguous` ("k", "n" or None) say which stride is known to be 1. For each element of the
     product (0 <= row < M, 0 <= col < N, 0 <= batch < batches) the `stores` run, with acc, batch,
     row and col in scope. `buffers` are those that the stores load from or write, `params` those
@@ -59,8 +72,9 @@ class Matmul:
 def matmul_text(spec: Matmul) -> str:
     """The product as text; equal text means the same kernel."""
     a, b = spec.a_contiguous or "strided", spec.b_contiguous or "strided"
-    kind = (f"exact {spec.b_dtype} " if spec.exact else f"{spec.b_dtype} ") if spec.quantized else ""
-    head = f"{kind}product of a along {a} and b along {b}: acc for each batch, row, col\n"
+    exact = "exact " if spec.exact else ""
+    blocks = f" in {exact}blocks of {spec.b_dtype}" if spec.quantized else ""
+    head = f"product of a along {a} and b along {b}{blocks}: acc for each batch, row, col\n"
     return head + kernel_text(Kernel(spec.all_buffers, spec.all_params, spec.stores))
 
 

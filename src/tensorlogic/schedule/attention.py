@@ -8,6 +8,7 @@ was summed is scaled down (Milakov and Gimelshein 2018). Scores are never stored
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from tensorlogic.dtypes import bool_
 from tensorlogic.graph import Node
@@ -28,16 +29,18 @@ from tensorlogic.kernels.ir import (
     var,
 )
 from tensorlogic.ops.reductions import SUM
-from tensorlogic.schedule.affine import Affine, dot
+from tensorlogic.schedule.affine import Affine
 from tensorlogic.schedule.emit import ZERO64, Emitter, Output, Step
 from tensorlogic.schedule.lower import Lowering, Materialise, affine_value
-from tensorlogic.storage import contiguous_strides
 
 _LOWEST = const(-math.inf, "f32")
 
 
-def attention_step(root: Node, node: Node, low: Lowering) -> tuple[list[Step], list[Node]]:
-    """The launch for an attention node, stored as `root` (the node, or a reshape of it)."""
+def attention_step(
+    root: Node, node: Node, low: Lowering, stored_at: Callable[[list[Affine]], Affine]
+) -> tuple[list[Step], list[Node]]:
+    """The launch for an attention node, stored as `root` (the node, or another order and shape of
+    it), in which `stored_at` says where the value at some indices of the node lies."""
     q, k, v, scale, *more = node.args
     causal, has_length, has_mask = node.attrs
     length_node = more[0] if has_length else None
@@ -117,9 +120,7 @@ def attention_step(root: Node, node: Node, low: Lowering) -> tuple[list[Step], l
     first, last = ir.index("e0"), ir.index("e1")
     total = select(l.eq(0.0), const(1.0, "f32"), l)
     emitter.digits([[x] for x in last_vars], last)
-    out = Output(
-        root, dot([*at, last_e], contiguous_strides(node.shape)), ir.load(sums, last) / total
-    )
+    out = Output(root, stored_at([*at, last_e]), ir.load(sums, last) / total)
     stmts += [
         Loop(first, ZERO64, e_stop, "vector", (Store(sums, first, zero),)),
         walk,

@@ -29,11 +29,14 @@ from tensorlogic.kernels.ir import (
     var,
 )
 from tensorlogic.kernels.spec import BATCH, COL, ROW, Matmul
+from tensorlogic.quants import QUANTS
 from tensorlogic.schedule.affine import Affine, LoopVar, collapse, dense
 from tensorlogic.schedule.lower import BufferRef, CheckRecord, FoldRecord, Lowering, Materialise
 
 ZERO64 = const(0, "i64")
 STATUS = "status"
+MAX_COPIES = 16
+"""Copies of a body that unrolled loops make at most, where it is not folded."""
 Number = int | Node | CheckRecord
 """A launch parameter: known, a Python number that each run reads anew, or a status slot."""
 
@@ -63,10 +66,12 @@ class Step:
     reads: list[Node]
     writes: list[Node]
     checks: list[CheckRecord] = field(default_factory=list)
-    in_place: Node | None = None
-    """The node whose memory the written one takes over."""
+    in_place: list[tuple[Node, Node]] = field(default_factory=list)
+    """Written nodes, and those whose memory they take over."""
     scratch: int = 0
     """Bytes of local memory that a worker needs."""
+    setup: int = 0
+    """How many elements what stands before the parallel range touches."""
     batch: int = 1
     problem: tuple[int, int, int] = (0, 0, 0)
     """M, N, K of a product."""
@@ -272,9 +277,12 @@ class Emitter:
             self.place(g, at)
             indices.append((g, at, self.extent(g)))
         stmts: list[Stmt] = final()
+        copies = 1
         for i, (g, at, stop) in reversed(list(enumerate(indices))):
             innermost = i == len(indices) - 1
-            kind = "vector" if innermost and vector else "unrolled" if g[-1].static else "serial"
+            kind = "vector" if innermost and vector else "serial"
+            if kind == "serial" and g[-1].static and copies * g[-1].extent <= MAX_COPIES:
+                kind, copies = "unrolled", copies * g[-1].extent
             stmts = [Loop(at, ZERO64, stop, kind, tuple(stmts))]
         return stmts
 
@@ -470,21 +478,27 @@ def matmul_step(low: Lowering, outputs: Sequence[Output]) -> Step:
         if any(len(groups) > 1 for groups in one):
             raise Materialise(arg)
         by = [at.coefficient(g[-1][-1]) if g else 0 for g in one]
-        strides[side] = [by[0], by[1], by[2]] if side == "a" else [by[0], by[2], by[1]]
-        operands.append((ref.node, at.const * ir.BYTES[ref.dtype]))
         contiguous.append("k" if by[2] == 1 else letter if by[1] == 1 else None)
+        offset = at.const * ir.BYTES[ref.dtype]
+        if side == "b" and low.product.quant:
+            quant = QUANTS[low.product.quant]
+            by = [n // quant.block * quant.nbytes for n in (*by[:2], 0)]
+            offset = at.const // quant.block * quant.nbytes
+        strides[side] = [by[0], by[1], by[2]] if side == "a" else [by[0], by[2], by[1]]
+        operands.append((ref.node, offset))
         emitter.reads.append(ref.node)
     stores = tuple(emitter.stores(low, outputs))
     m, n, k = node.shape[-2], node.shape[-1], node.args[0].shape[-1]
     batches = math.prod(node.shape[:-2])
     spec = Matmul(
         low.product.a.attr[0].dtype,
-        low.product.b.attr[0].dtype,
+        low.product.quant or low.product.b.attr[0].dtype,
         contiguous[0],
         contiguous[1],
         stores,
         emitter.all_buffers(),
         tuple(emitter.params),
+        bool(low.product.quant) and low.exact,
     )
     numbers: list[Number] = [m, n, k, batches, *strides["a"], *strides["b"]]
     step = emitter.step([], 0, 0)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 from tensorlogic import ops
 from tensorlogic.dtypes import float16
 from tensorlogic.graph import Node, shape_text, topological
-from tensorlogic.schedule.affine import ZERO, Affine, SplitNeeded, dot
+from tensorlogic.schedule.affine import ZERO, Affine, LoopVar, SplitNeeded, dot, reshape_index
 from tensorlogic.schedule.attention import attention_step
 from tensorlogic.schedule.emit import (
     Output,
@@ -18,35 +18,28 @@ from tensorlogic.schedule.emit import (
     matmul_step,
     split_step,
 )
-from tensorlogic.schedule.lower import Lowering, Materialise
+from tensorlogic.schedule.join import Joiner
+from tensorlogic.schedule.launches import joined
+from tensorlogic.schedule.lower import Lowering, Materialise, Part, index_key, split_of
 from tensorlogic.schedule.partial import two_stage_steps
+from tensorlogic.schedule.repeats import Built, Template, structure
 from tensorlogic.schedule.rules import RULES, is_long
 from tensorlogic.schedule.scan import scan_step
 from tensorlogic.schedule.scatter import scatter_step
 from tensorlogic.schedule.sort import sort_steps
+from tensorlogic.schedule.stored import choose_stored
 from tensorlogic.schedule.traits import CPU, Traits
-from tensorlogic.schedule.update import update_step
+from tensorlogic.schedule.update import take_over, updated_place
 from tensorlogic.settings import Settings
 from tensorlogic.storage import contiguous_strides
 
-MAX_OPS = 128
-"""Ops in one kernel at most; longer chains are cut."""
-MAX_BUFFERS = 24
-"""Inputs of one kernel at most: Metal binds 31 buffers."""
 MAX_PARTS = 8
 """Parts of a concatenation in one kernel at most; many equal ones share a kernel."""
-CHEAP_OPS = 3
-"""A value of one input and so few ops is computed again rather than stored for two kernels."""
 
-_OWN_KERNEL = ("concat", "attention", "update", "scan", "scatter", "argsort")
-_STORED_AS = ("concat", "attention", "scan")
+_STORED_AS = ("scan",)
 """Kernels of their own that can store into a reshaped result."""
-_READ_OFTEN = (ops.MATMUL, ops.ATTENTION, ops.ARGSORT)
-"""Ops that read what they are given many times."""
 _IN_PLACE = (ops.UPDATE, ops.SCATTER)
-_FREE = (*ops.VIEWS, "cast")
-_COSTLY = ("reduce", "matmul", "take", "random", "gather")
-_MANY = 1000
+_ONE_BY_ONE = ("elementwise", "cast", "narrow")
 
 
 def may_overwrite(x: Node) -> bool:
@@ -62,8 +55,10 @@ def may_overwrite(x: Node) -> bool:
     )
 
 
-Built = tuple[list[Step], list[Node]]
+Made = tuple[list[Step], list[Node]]
 """The launches that compute a node, and the nodes that have to be there before."""
+Place = Callable[[Lowering, list[Affine]], Affine]
+"""Where the value at some indices is stored."""
 Factors = dict[tuple[int, int], tuple[tuple[int, bool], ...]]
 
 
@@ -90,112 +85,63 @@ class Schedule:
         return "\n".join(lines) + "\n"
 
 
+def indices_above(top: Node, below: Node, at: list[Affine] | None = None) -> list[Affine] | None:
+    """The indices of a chain of permutations and reshapes at its top, from those of the node below
+    it; None where they are no sums of loops."""
+    chain = []
+    while top is not below:
+        chain.append(top)
+        top = top.args[0]
+    if at is None:
+        loops = [LoopVar(f"i{i}", n, (0, i, 0)) for i, n in enumerate(below.shape)]
+        at = [Affine.of(v) if v.extent > 1 else ZERO for v in loops]
+    for x in reversed(chain):
+        if x.op is ops.PERMUTE:
+            at = [at[axis] for axis in x.attrs[0]]
+            continue
+        try:
+            found = reshape_index(at, x.args[0].shape, x.shape)
+        except SplitNeeded:
+            return None
+        if found is None:
+            return None
+        at = found
+    return at
+
+
 class Scheduler:
     """Turns a graph without calls into steps."""
 
     def __init__(self, roots: Sequence[Node], settings: Settings, traits: Traits):
         self._roots = list(roots)
+        self._root_ids = {id(r) for r in roots}
         self._traits = traits
-        self._settings = settings
+        self._exact = settings.precision == "exact"
         self._order = topological(roots)
-        self._stored: set[int] = set()
-        self._taken_over: set[int] = set()
-        self._inputs: dict[int, frozenset[int]] = {}
-        self._members: dict[int, frozenset[int]] = {}
         self._rank = {id(n): i for i, n in enumerate(self._order)}
-        self._size: dict[int, int] = {}
-        self._leaves: dict[int, frozenset[int]] = {}
         self._consumers = Counter(id(a) for n in self._order for a in n.args)
-
-    # ---- what is stored ----
-
-    def _choose_stored(self) -> None:
-        """Roots, what has a kernel of its own, what products read, what several kernels would
-        compute again; and then cuts where a kernel would grow too large."""
-        self._stored = {id(r) for r in self._roots}
-        for n in self._order:
-            if n.op is not None and (n.op.kind in _OWN_KERNEL or self._counts_exactly(n)):
-                self._stored.add(id(n))
-            if n.op in _READ_OFTEN:
-                self._store_operands(n)
-        worth = {id(n) for n in self._order if self._worth_storing(n)}
-        sinks: dict[int, set[int]] = {id(n): set() for n in self._order}
-        for n in reversed(self._order):
-            mine = sinks[id(n)]
-            if len(mine) > 1 and id(n) in worth:
-                self._stored.add(id(n))
-            passed = {id(n)} if id(n) in self._stored else mine
-            for a in n.args:
-                sinks[id(a)] |= passed
-        for n in self._order:
-            self._limit(n)
-
-    def _store_operands(self, n: Node) -> None:
-        """What a product reads many times is computed once, not for each time."""
-        for x in n.args:
-            while x.op is not None and x.op.kind in ops.VIEWS:
-                x = x.args[0]
-            if x.op is not None and not (x.op is ops.CAST and x.args[0].is_leaf):
-                self._stored.add(id(x))
-
-    @staticmethod
-    def _counts_exactly(n: Node) -> bool:
-        """The gate over computed values has a kernel of its own, so that each is counted once."""
-        return n.op is ops.NARROW and n.attrs[0] == "raise" and not n.args[0].is_leaf
-
-    def _limit(self, n: Node) -> None:
-        """Cut what grows beyond one kernel."""
-        if n.op is None:
-            self._members[id(n)], self._inputs[id(n)] = frozenset(), frozenset((id(n),))
-            return
-        members = frozenset((id(n),)).union(*(self._members_of(a) for a in n.args))
-        inputs = frozenset[int]().union(*(self._inputs_of(a) for a in n.args))
-        if len(members) > MAX_OPS or (len(inputs) > MAX_BUFFERS and len(n.args) <= MAX_BUFFERS):
-            for a in n.args:
-                if a.op is not None:
-                    self._stored.add(id(a))
-            members = frozenset((id(n),))
-            inputs = frozenset(id(a) for a in n.args)
-        self._members[id(n)], self._inputs[id(n)] = members, inputs
-
-    def _members_of(self, n: Node) -> frozenset[int]:
-        return frozenset() if id(n) in self._stored else self._members[id(n)]
-
-    def _inputs_of(self, n: Node) -> frozenset[int]:
-        return frozenset((id(n),)) if id(n) in self._stored else self._inputs[id(n)]
-
-    def _worth_storing(self, n: Node) -> bool:
-        """Whether it costs less to store a value than to compute it in a second kernel."""
-        if n.op is None:
-            self._size[id(n)], self._leaves[id(n)] = 0, frozenset((id(n),))
-            return False
-        args = [a for a in n.args if id(a) not in self._stored]
-        stored = {id(a) for a in n.args if id(a) in self._stored}
-        # Only "few" or "many" matters, so that both are cut off and stay cheap.
-        own = _MANY if n.op.kind in _COSTLY else 0 if n.op.kind in _FREE else 1
-        self._size[id(n)] = min(own + sum(self._size[id(a)] for a in args), _MANY)
-        leaves = frozenset(stored).union(*(self._leaves[id(a)] for a in args))
-        self._leaves[id(n)] = frozenset(sorted(leaves)[:2])
-        if n.op.kind in _FREE:
-            return False
-        return self._size[id(n)] > CHEAP_OPS or len(self._leaves[id(n)]) > 1
+        self._stored = choose_stored(self._order, roots)
+        self._found: list[Node] = []
+        """What had to be stored besides, in the order in which it was found."""
+        self._taken_over: set[int] = set()
+        self._templates: dict[Hashable, Template] = {}
 
     # ---- kernels ----
 
     def _memory_type(self, n: Node) -> str:
-        exact = self._settings.precision == "exact" and n.dtype is float16
+        if not self._exact or n.dtype is not float16:
+            return n.dtype.ir
         # An update in place keeps the type of the memory that it takes over.
-        own = n.op in _IN_PLACE or id(n) in self._taken_over or any(n is r for r in self._roots)
-        return "f32" if exact and not own else n.dtype.ir
+        own = n.op in _IN_PLACE or id(n) in self._taken_over or id(n) in self._root_ids
+        return n.dtype.ir if own else "f32"
 
     def _lowering(self, root: Node, factors: Factors) -> Lowering:
         def stored(n: Node) -> bool:
             return n is not root and id(n) in self._stored
 
-        dots = self._settings.precision == "default"
-        return Lowering(stored, self._memory_type, factors, RULES, dots)
+        return Lowering(stored, self._memory_type, factors, RULES, self._traits, self._exact)
 
-    def _restarting(self, root: Node, build: Callable[[Factors], Built]) -> Built:
+    def _restarting(self, root: Node, build: Callable[[Factors], Made]) -> Made:
         """Lower until nothing has to be split or stored any more."""
         factors: Factors = {}
         while True:
@@ -210,22 +156,32 @@ class Scheduler:
                 if need.node is root or id(need.node) in self._stored:
                     raise AssertionError(f"{root.op}: {need.node.op} cannot be lowered") from None
                 self._stored.add(id(need.node))
+                self._found.append(need.node)
+
+    def _only_read_by_one(self, x: Node) -> bool:
+        return self._consumers[id(x)] == 1 and id(x) not in self._root_ids
 
     def _core(self, root: Node) -> Node:
         """The node whose loops compute the root: a contiguous result may be reshaped for free."""
         x = root
         while x.op is ops.RESHAPE:
             inner = x.args[0]
-            alone = self._consumers[id(inner)] == 1 and not any(inner is r for r in self._roots)
-            free = alone and inner.op is not None and inner.op.kind in _STORED_AS
-            kept = id(inner) in self._stored and not free
+            own = inner.op is not None and inner.op.kind in _STORED_AS
+            kept = id(inner) in self._stored and not (own and self._only_read_by_one(inner))
             strided = inner.data is not None and inner.data.strides is not None
             if kept or (inner.op is None and not strided):
                 break
             x = inner
         return x
 
-    def _kernel(self, root: Node, factors: Factors) -> Built:
+    def _attention(self, root: Node) -> Node | None:
+        """Attention of which the root is the result in another order and shape."""
+        x = root
+        while x.op in (ops.RESHAPE, ops.PERMUTE) and self._only_read_by_one(x.args[0]):
+            x = x.args[0]
+        return x if x.op is ops.ATTENTION and indices_above(root, x) is not None else None
+
+    def _kernel(self, root: Node, factors: Factors) -> Made:
         core = self._core(root)
         low = self._lowering(root, factors)
         low.core = core
@@ -269,24 +225,72 @@ class Scheduler:
         for n in sorted(same, key=lambda n: self._rank[id(n)]):
             low.value(n, spot)
 
-    def _concat(self, root: Node, node: Node, factors: Factors) -> Built:
-        (axis,) = node.attrs
-        strides = contiguous_strides(node.shape)
+    def _concatenations(self, top: Node) -> list[Node]:
+        """Concatenations, split alike, of which a node's elements are made one by one."""
+        found: list[Node] = []
+        near, seen = [top], {id(top)}
+        for x in near:  # `near` grows
+            if x.op is ops.CONCAT:
+                found.append(x)
+            elif x.op is not None and x.op.kind in _ONE_BY_ONE:
+                for a in x.args:
+                    if a.shape == top.shape and id(a) not in self._stored and id(a) not in seen:
+                        seen.add(id(a))
+                        near.append(a)
+        return [c for c in found if split_of(c) == split_of(found[0])]
+
+    def _parts(
+        self, root: Node, top: Node, concat: Node, place: Place, factors: Factors
+    ) -> tuple[list[tuple[Lowering, Output]], list[Node]]:
+        """The value of `top` for each part of its concatenations, and where it is stored."""
+        (axis,) = concat.attrs
         parts, needed, start = [], [], 0
-        for part in node.args:
+        for i, part in enumerate(concat.args):
             if part.size:
                 low = self._lowering(root, factors)
                 _, at = low.axes(part, part.shape)
-                low.identity = at
-                value = low.value(part, at)
-                if low.product is not None or low.folds:
+                low.identity = list(at)
+                at[axis] = at[axis] + start
+                low.part = Part(split_of(concat), i, start, index_key(at))
+                spot = place(low, at)
+                value = low.value(top, at)
+                if low.product is not None:
                     raise Materialise(part)
-                at_root = dot(at, strides) + start * strides[axis]
-                parts.append((low, Output(root, at_root, value)))
+                parts.append((low, Output(root, spot, value)))
                 needed += list(low.dependencies.values())
             start += part.shape[axis]
+        return parts, needed
+
+    def _concat(self, root: Node, top: Node, concat: Node, factors: Factors) -> Made:
+        def place(low: Lowering, at: list[Affine]) -> Affine:
+            return dot(at, contiguous_strides(top.shape))
+
+        parts, needed = self._parts(root, top, concat, place, factors)
         some = range(0, len(parts), MAX_PARTS)
         return [split_step(parts[i : i + MAX_PARTS]) for i in some], needed
+
+    def _update(self, root: Node, factors: Factors) -> Made:
+        """An update in place: the new rows are stored where the old ones lay."""
+        new = root.args[2]
+
+        def place(low: Lowering, at: list[Affine]) -> Affine:
+            return updated_place(low, root, at)
+
+        concats = [] if id(new) in self._stored else self._concatenations(new)
+        if concats:
+            parts, needed = self._parts(root, new, concats[0], place, factors)
+            step = split_step(parts)
+        else:
+            low = self._lowering(root, factors)
+            _, at = low.axes(new, new.shape)
+            low.identity = at
+            out = Output(root, place(low, at), low.value(new, at))
+            if low.product is not None:  # its blocks of results do not lie in one piece
+                raise Materialise(low.product.node)
+            step = kernel_step(low, [out])
+            needed = list(low.dependencies.values())
+        take_over(root, step, needed)
+        return [step], needed
 
     def _in_place(self, n: Node) -> bool:
         """Whether nobody else will read the tensor that an update consumes."""
@@ -295,36 +299,61 @@ class Scheduler:
             return False
         if x.op is None:
             return may_overwrite(x)
-        if any(x is r for r in self._roots) or x.uses > 1:
-            return False
-        self._take_over(x)
-        return True
+        return id(x) not in self._root_ids and x.uses <= 1
 
     def _take_over(self, x: Node) -> None:
-        self._stored.add(id(x))
-        self._taken_over.add(id(x))
+        if x.op is not None:
+            self._stored.add(id(x))
+            self._taken_over.add(id(x))
 
     def _build(self, root: Node) -> Built:
-        core = self._core(root)
-        if core.op is ops.CONCAT:
-            return self._restarting(root, lambda f: self._concat(root, core, f))
-        if core.op is ops.ATTENTION:
+        """The launches of a node, as they were built for another of the same structure if there
+        is one."""
+        in_place = root.op is ops.UPDATE and self._in_place(root)
+        if in_place or root.op is ops.SCATTER:
+            self._take_over(root.args[0])
+        core, attention = self._core(root), self._attention(root)
+        opened = {id(n) for n in (root, core, attention) if n is not None}
+        key, nodes = structure(
+            root, opened, self._stored, self._memory_type, self._only_read_by_one
+        )
+        key = (in_place, key)
+        known = self._templates.get(key)
+        if known is not None:
+            built = known.again(nodes)
+            self._stored.update(id(n) for n in built.stored)
+            return built
+        before = len(self._found)
+        steps, needed = self._make(root, core, attention, in_place)
+        built = Built(steps, needed, self._found[before:])
+        self._templates[key] = Template(nodes, built)
+        return built
+
+    def _make(self, root: Node, core: Node, attention: Node | None, in_place: bool) -> Made:
+        concats = self._concatenations(core)
+        if concats:
+            return self._restarting(root, lambda f: self._concat(root, core, concats[0], f))
+        if attention is not None:
+
+            def place(at: list[Affine]) -> Affine:
+                above = indices_above(root, attention, at)
+                assert above is not None
+                return dot(above, contiguous_strides(root.shape))
+
             return self._restarting(
-                root, lambda f: attention_step(root, core, self._lowering(root, f))
+                root, lambda f: attention_step(root, attention, self._lowering(root, f), place)
             )
         if core.op is not None and core.op.kind == "scan":
             return self._restarting(root, lambda f: scan_step(root, core, self._lowering(root, f)))
-        if root.op is ops.UPDATE and self._in_place(root):
-            return self._restarting(root, lambda f: update_step(root, self._lowering(root, f)))
+        if in_place:
+            return self._restarting(root, lambda f: self._update(root, f))
         if root.op is ops.ARGSORT:
             return self._restarting(root, lambda f: sort_steps(root, self._lowering(root, f)))
         if root.op is ops.SCATTER:
-            self._take_over(root.args[0])
             return self._restarting(root, lambda f: scatter_step(root, self._lowering(root, f)))
         return self._restarting(root, lambda f: self._kernel(root, f))
 
     def run(self) -> Schedule:
-        self._choose_stored()
         steps: list[Step] = []
         built: dict[int, Built] = {}
         placed: set[int] = set()
@@ -334,14 +363,14 @@ class Scheduler:
             if id(node) in placed or node.op is None:
                 continue
             if id(node) not in built:
-                built[id(node)] = self._build(node) if node.size else ([], [])
-            made, needed = built[id(node)]
+                built[id(node)] = self._build(node) if node.size else Built([], [], [])
             if not ready:
                 stack.append((node, True))
-                stack += [(n, False) for n in needed]
+                stack += [(n, False) for n in built[id(node)].needed]
                 continue
             placed.add(id(node))
-            steps += made
+            steps += built[id(node)].steps
+        steps = joined(steps, self._roots, self._traits, Joiner())
         types = {id(n): self._memory_type(n) for s in steps for n in s.writes}
         types |= {id(r): r.dtype.ir for r in self._roots}
         return Schedule(self._roots, steps, types)

@@ -7,9 +7,9 @@ to be split restarts the lowering (`SplitNeeded`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 from tensorlogic import ops
@@ -25,9 +25,12 @@ from tensorlogic.schedule.affine import (
     SplitNeeded,
     dot,
 )
+from tensorlogic.schedule.traits import Traits
 from tensorlogic.storage import contiguous_strides
 
 _IR_TYPE = {"float": "f32", "int": "i32", "bool": "bool"}
+ONE_ROW = 1 << 14
+"""Elements at most that are computed as one row, by one worker, after a reduction of all."""
 MAX_TAPS = 8
 """Taps of a window that are unrolled at most."""
 _POINTWISE = ("elementwise", "cast")
@@ -92,11 +95,38 @@ class DotRecord:
 
 @dataclass(frozen=True)
 class Product:
-    """A matrix product that the kernel is built around: the loads of its operands."""
+    """A matrix product that the kernel is built around: the loads of its operands. Of a quantized b
+    (`quant` is its type) the address counts elements."""
 
     node: Node
     a: Expr
     b: Expr
+    quant: str = ""
+
+
+Split = tuple[int, tuple[int, ...]]
+"""The axis of a concatenation and how long its parts are."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of each concatenation of one split that a kernel computes: which one, where it
+    begins along the axis, and the indices at which the whole is wanted."""
+
+    split: Split
+    number: int
+    start: int
+    at: Any
+
+
+def split_of(concat: Node) -> Split:
+    (axis,) = concat.attrs
+    return axis, tuple(a.shape[axis] for a in concat.args)
+
+
+def index_key(at: Sequence[Affine]) -> Any:
+    """Equal keys mean equal indices."""
+    return tuple(i.key() for i in at)
 
 
 def ir_type(dtype: DType) -> str:
@@ -127,14 +157,18 @@ class Lowering:
         memory_type: Callable[[Node], str],
         factors: dict[tuple[int, int], tuple[tuple[int, bool], ...]],
         rules: Mapping[str, Rule],
-        dots: bool = False,
+        traits: Traits,
+        exact: bool,
     ):
         self.stored = stored
         self.memory_type = memory_type
         self.factors = factors
         self.rules = rules
-        self.dots = dots
+        self.traits = traits
+        self.exact = exact
         self._decoded: dict[int, tuple[Node, str, Affine]] = {}
+        self.whole_blocks = False
+        """Whether a quantized value is wanted as a load of its element, which is not decoded."""
         self.folds_allowed = True
         self._memo: dict[Any, Expr] = {}
         self._keep: list[Any] = []
@@ -150,6 +184,8 @@ class Lowering:
         self.checks: list[CheckRecord] = []
         self.row_variables: set[LoopVar] | None = None
         self.product: Product | None = None
+        self.part: Part | None = None
+        self._folded: dict[int, Any] = {}
         self.scalars: dict[int, Expr] = {}
         self.scalar_nodes: list[Node] = []
         self.dependencies: dict[int, Node] = {}
@@ -212,7 +248,7 @@ class Lowering:
 
     @staticmethod
     def _key(node: Node, at: Sequence[Affine], where: Expr | None) -> Any:
-        return id(node), tuple(i.key() for i in at), id(where) if where is not None else None
+        return id(node), index_key(at), id(where) if where is not None else None
 
     def _chain(self, node: Node) -> list[Node]:
         """The node, and below it those elementwise ops that have the same indices."""
@@ -270,6 +306,9 @@ class Lowering:
         """A value decoded from its block: the row of quants.py at the block's bytes."""
         quant = QUANTS[storage]
         flat = dot(at, contiguous_strides(node.shape))
+        if self.whole_blocks:
+            args = () if where is None else (where,)
+            return Expr("load", "f32", args, (self.ref(node, "u8"), flat))
         block = Affine(
             flat.const // quant.block,
             {t: c // quant.block for t, c in flat.terms.items() if c % quant.block == 0},
@@ -324,7 +363,7 @@ class Lowering:
     def dot_of(self, k: Affine, left: Expr, right: Expr) -> DotRecord | None:
         """What sum over k of left * right is, if left is a vector and right a row of blocks."""
         decoded = self._decoded.get(id(right))
-        if not self.dots or decoded is None or not is_load(left) or left.args:
+        if self.exact or decoded is None or not is_load(left) or left.args:
             return None
         (x, at), (node, storage, flat) = left.attr, decoded
         quant, own = QUANTS[storage], k.variables
@@ -337,7 +376,7 @@ class Lowering:
         start = Affine(
             row.const // quant.block, {t: c // quant.block for t, c in row.terms.items()}
         )
-        count = prod(v.extent for v in own) // quant.block
+        count = math.prod(v.extent for v in own) // quant.block
         weights = self.ref(node, "u8")
         return DotRecord(storage, count, weights, start * quant.nbytes, x, Affine(at.const))
 
@@ -365,7 +404,8 @@ class Lowering:
         if any(v.extent == 0 for v in variables):
             return fold.init(dtype)[fold.pick]  # nothing is read, not even out of the loop
         if self.row_variables is None:
-            if not outer and any(i.variables for i in self.identity):
+            size = math.prod(v.extent for i in self.identity for v in i.variables)
+            if not outer and size > ONE_ROW:
                 raise Materialise(node)
             self.row_variables = outer
         elif outer != self.row_variables:
@@ -389,6 +429,12 @@ class Lowering:
         self.pending_checks = before
         self.folds.append(record)
         return result[fold.pick]
+
+    def fold_once(self, node: Node, at: Sequence[Affine]) -> None:
+        """A product that is wanted at two places of a kernel is better stored than folded twice."""
+        spot = index_key(at)
+        if self._folded.setdefault(id(node), spot) != spot:
+            raise Materialise(node)
 
     def _prologue(self, node: Node) -> Node | None:
         """What a reduction reads, if it has to be computed first: better the whole of it than the

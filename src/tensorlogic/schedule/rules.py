@@ -11,21 +11,32 @@ from tensorlogic.graph import Node
 from tensorlogic.kernels.ir import Expr, cast, const, fma, select, unary
 from tensorlogic.kernels.spec import ACC
 from tensorlogic.philox import philox
-from tensorlogic.schedule.affine import ZERO, Affine, LoopVar, dense, dot, reshape_index
+from tensorlogic.quants import QUANTS
+from tensorlogic.schedule.affine import (
+    ZERO,
+    Affine,
+    LoopVar,
+    SplitNeeded,
+    dense,
+    dot,
+    reshape_index,
+)
 from tensorlogic.schedule.lower import (
     Lowering,
     Materialise,
     Product,
     Rule,
     affine_value,
+    index_key,
     ir_type,
     is_load,
     load_of,
+    split_of,
 )
 from tensorlogic.storage import contiguous_strides
 
 SMALL_PRODUCT = 4
-"""Matrix products of so few rows are folds over the weights, fused like any reduction."""
+"""Matrix products of so few rows are folds over weights that do not lie along their depth."""
 LONG = 1 << 17
 """Values that one result folds from which on it is done in two stages."""
 FEW = 8
@@ -141,6 +152,16 @@ def _pad(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Exp
     return select(inside, value, border)
 
 
+def _concat(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
+    """A kernel around a concatenation has a body for each part; another one reads the whole."""
+    part = low.part
+    if part is None or part.split != split_of(node) or part.at != index_key(at):
+        raise Materialise(node)
+    (axis,) = node.attrs
+    inner = [*at[:axis], at[axis] + -part.start, *at[axis + 1 :]]
+    return low.value(node.args[part.number], inner, where)
+
+
 def _take(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
     x, indices = node.args
     axis, _ = node.attrs
@@ -238,10 +259,17 @@ def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
         pair = [ZERO if n == 1 else i for n, i in zip(x.shape[-2:], (row, col), strict=True)]
         return [*batch, *pair]
 
-    sources = _sources(a) + _sources(b)
-    quantized = any(n.data is not None and n.data.strides is None for n in sources)
-    if node.shape[-2] <= SMALL_PRODUCT or a.shape[-1] == 0 or quantized:
+    quant = _quant(b)
+    taken = quant in low.traits.block_operands and not _quant(a)
+    as_blocks = taken and _along_depth(low, b, QUANTS[quant].block)
+    decoded = (quant or _quant(a)) and not as_blocks
+    rows = node.shape[-2]
+    few = rows <= low.traits.fold_rows
+    if not few and rows <= SMALL_PRODUCT:
+        few = not (as_blocks or _along_depth(low, b, 1))
+    if few or a.shape[-1] == 0 or decoded:
         depth, axis = a.shape[-1], len(node.shape)
+        low.fold_once(node, at)
         variables, k = low.axis(node, axis, depth)
         fold = ops.reduce_sum.fold
         assert fold is not None
@@ -249,10 +277,7 @@ def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
         factors: list[Expr] = []
 
         def element() -> tuple[Expr, ...]:
-            factors[:] = (
-                low.value(a, operand(a, at[-2], k)),
-                low.value(b, operand(b, k, at[-1])),
-            )
+            factors[:] = [low.value(a, operand(a, at[-2], k)), low.value(b, operand(b, k, at[-1]))]
             return (factors[0] * factors[1],)
 
         folds = len(low.folds)
@@ -271,20 +296,44 @@ def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
     loads = []
     for x, pair in ((a, (at[-2], k)), (b, (k, at[-1]))):
         pending = list(low.pending_checks)
+        low.whole_blocks = as_blocks and x is b
         load = low.value(x, operand(x, *pair))
+        low.whole_blocks = False
         if not is_load(load) or load.args or load.attr[1].opaque or low.pending_checks != pending:
             raise Materialise(x)
         loads.append(load)
-    low.product = Product(node, *loads)
+    low.product = Product(node, loads[0], loads[1], quant if as_blocks else "")
     low._fold_variables |= k.variables
     return ACC
 
 
-def _sources(x: Node) -> list[Node]:
-    """The leaf under a chain of views and casts, if there is one."""
+def _quant(x: Node) -> str:
+    """The quantized type of the leaf under a chain of views and casts, "" if it is another."""
     while x.op is not None and x.op.kind in (*ops.VIEWS, "cast"):
         x = x.args[0]
-    return [x]
+    if x.op is not None or (x.data is not None and x.data.strides is not None):
+        return ""
+    storage = str(x.attrs[0]) if x.data is None and x.attrs else x.data.storage if x.data else ""
+    return storage if storage in QUANTS else ""
+
+
+def _along_depth(low: Lowering, b: Node, block: int) -> bool:
+    """Whether the elements of an operand b, or its rows of blocks, run along the depth of a product
+    without a gap."""
+    loops = [LoopVar(f"q{i}", n, (id(b), i, 0)) for i, n in enumerate(b.shape)]
+    low.whole_blocks = True
+    try:
+        load = low.value(b, [Affine.of(v) if v.extent > 1 else ZERO for v in loops])
+    except (Materialise, SplitNeeded):
+        return False
+    finally:
+        low.whole_blocks = False
+    if not is_load(load) or load.attr[1].opaque:
+        return False
+    at, depth = load.attr[1], loops[-2]
+    others = (c for t, c in at.terms.items() if t is not depth)
+    whole = all(n % block == 0 for n in (at.const, depth.extent, *others))
+    return whole and at.coefficient(depth) == 1
 
 
 RULES: dict[str, Rule] = {
@@ -296,6 +345,7 @@ RULES: dict[str, Rule] = {
     "expand": _expand,
     "slice": _slice,
     "pad": _pad,
+    "concat": _concat,
     "take": _take,
     "gather": _gather,
     "reduce": _reduce,

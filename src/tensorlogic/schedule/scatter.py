@@ -50,5 +50,5 @@ def scatter_step(node: Node, low: Lowering) -> tuple[list[Step], list[Node]]:
     body = emitter.loops([*turns, *lanes], bool(lanes), final, "")
     rows = math.prod(node.shape[:axis])
     step = emitter.rows(row, rows, body, values.size)
-    step.in_place = copy
+    step.in_place = [(node, copy)]
     return [step], [*low.dependencies.values(), copy]

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from tensorlogic.graph import Node
 from tensorlogic.schedule.affine import Affine, dot
-from tensorlogic.schedule.emit import Output, Step, kernel_step
+from tensorlogic.schedule.emit import Step
 from tensorlogic.schedule.lower import Lowering
 from tensorlogic.schedule.rules import position
 from tensorlogic.storage import contiguous_strides
 
 
-def update_step(node: Node, low: Lowering) -> tuple[list[Step], list[Node]]:
-    """The launch that writes `new` into the memory of the tensor that it consumes."""
-    x, _, new = node.args
+def updated_place(low: Lowering, node: Node, at: list[Affine]) -> Affine:
+    """Where the element of the new rows at these indices belongs."""
     (axis,) = node.attrs
-    low.folds_allowed = False
-    _, at = low.axes(new, new.shape)
-    low.identity = at
     strides = contiguous_strides(node.shape)
-    start = Affine(0, {position(low, node): strides[axis]})
-    value = low.value(new, at)
-    step = kernel_step(low, [Output(node, dot(at, strides) + start, value)])
-    step.in_place = x
-    needed = list(low.dependencies.values())
-    if x.op is not None:
-        needed.append(x)
-    return [step], needed
+    return dot(at, strides) + Affine(0, {position(low, node): strides[axis]})
+
+
+def take_over(node: Node, step: Step, needed: list[Node]) -> None:
+    """The step writes into the memory of the tensor that the node consumes."""
+    old = node.args[0]
+    step.in_place = [(node, old)]
+    if old.op is not None:
+        needed.append(old)
