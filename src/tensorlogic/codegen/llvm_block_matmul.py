@@ -308,5 +308,7 @@ def _decode_kernel(module: Module, quant: str, lanes: int) -> None:
         kind = "vector" if i == len(digits) - 1 else "unrolled"
         body = (Loop(digits[i], zero, const(q.digits[i], "i64"), kind, body),)
     rows = Loop(block, zero, blocks, "serial", body)
-    kernel = Kernel((u8, f16, out), (stride, blocks), (Loop(column, zero, blocks, "parallel", (rows,)),))
+    kernel = Kernel(
+        (u8, f16, out), (stride, blocks), (Loop(column, zero, blocks, "parallel", (rows,)),)
+    )
     emit_kernel(module, kernel, _decode_name(quant), lanes)

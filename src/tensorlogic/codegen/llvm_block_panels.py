@@ -234,4 +234,3 @@ def _multiplied(f: Function, target: Target, total: Value, a: Value, b: Value) -
     words = vector("i16", 2 * target.lanes)
     pairs = [(words, f.cast("bitcast", whole, x, words)) for x in (a, b)]
     return f.op("add", whole, total, f.call(whole, "llvm.x86.avx2.pmadd.wd", *pairs))
-

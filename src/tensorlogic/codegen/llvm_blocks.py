@@ -118,7 +118,9 @@ class Unit:
         words = vector("i16", width // 2)
         joined = "poison"
         for i, p in enumerate(places):
-            joined = f.assign(f"insertelement {words} {joined}, i16 {self.load('i16', p)}, i32 {8 * i}")
+            joined = f.assign(
+                f"insertelement {words} {joined}, i16 {self.load('i16', p)}, i32 {8 * i}"
+            )
         given = f.cast("bitcast", words, joined, self.type)
         order = [RUN * i + k for i in range(len(places)) for k in range(2) for _ in range(8)]
         return f.shuffle(self.type, given, "poison", order)
@@ -138,7 +140,9 @@ class Unit:
         joined = "poison"
         for i, a in enumerate(at):
             one = self.load(element, a)
-            joined = f.assign(f"insertelement {vector(element, n)} {joined}, {element} {one}, i32 {i}")
+            joined = f.assign(
+                f"insertelement {vector(element, n)} {joined}, {element} {one}, i32 {i}"
+            )
         halves = vector("half", n * count)
         raw = f.cast("bitcast", vector(element, n), joined, halves)
         wide = vector("float", n * count)
@@ -446,10 +450,24 @@ BLOCKS: dict[str, BlockType] = {
         BlockType("q5_0", 32, 31, 16, False, _order_32, _five_bits(6), _scales_32(1, 22)),
         BlockType("q5_1", 32, 31, 0, True, _order_32, _five_bits(8), _scales_32(2, 24)),
         BlockType("q8_0", 32, 127, 0, False, _order_plain, _eight_bits, _scales_32(1, 34), True),
-        BlockType("q2_K", 16, 3, 0, True, _order_2, _vectors_2k, _product(_whole_2k, _least_2k), whole=_whole_2k),
-        BlockType("q3_K", 16, 7, 4, False, _order_2, _vectors_3k, _product(_whole_3k), whole=_whole_3k),
+        BlockType(
+            "q2_K",
+            16,
+            3,
+            0,
+            True,
+            _order_2,
+            _vectors_2k,
+            _product(_whole_2k, _least_2k),
+            whole=_whole_2k,
+        ),
+        BlockType(
+            "q3_K", 16, 7, 4, False, _order_2, _vectors_3k, _product(_whole_3k), whole=_whole_3k
+        ),
         BlockType("q4_K", 32, 15, 0, True, _order_k, _vectors_4k, _scales_k),
         BlockType("q5_K", 32, 31, 0, True, _order_k, _vectors_5k, _scales_k),
-        BlockType("q6_K", 16, 63, 32, False, _order_6, _vectors_6k, _product(_whole_6k), whole=_whole_6k),
+        BlockType(
+            "q6_K", 16, 63, 32, False, _order_6, _vectors_6k, _product(_whole_6k), whole=_whole_6k
+        ),
     )
 }

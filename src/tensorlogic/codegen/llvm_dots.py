@@ -187,9 +187,7 @@ def rounded(
     scales = f.op("fmul", few, greatest, f"splat (float {f32(1 / most)})")
     inverse = f.op("fdiv", few, f"splat (float {f32(most)})", greatest)
     usual = f.fcmp("ogt", few, greatest, f"splat (float {f32(_TINY)})")
-    factors = f.assign(
-        f"select <{count} x i1> {usual}, {few} {inverse}, {few} zeroinitializer"
-    )
+    factors = f.assign(f"select <{count} x i1> {usual}, {few} {inverse}, {few} zeroinitializer")
     magic = constant("float", RUN, f32(_ROUND))
     out = []
     for i, part in enumerate(parts):

@@ -162,9 +162,7 @@ def _columns(f: Function, dtype: str, columns: tuple[Value, int], count: int, la
         weights = [loaded(f, dtype, v, lanes) for v in raw]
         given = [f.load(real, f.gep("float", p, k), 4) for p in x]
         pairs = [(a, b) for a in given for b in weights]
-        return [
-            f.intrinsic("fma", real, a, b, s) for s, (a, b) in zip(sums, pairs, strict=True)
-        ]
+        return [f.intrinsic("fma", real, a, b, s) for s, (a, b) in zip(sums, pairs, strict=True)]
 
     each = n * count
     carry = [(real, "zeroinitializer")] * (each * copies)

@@ -271,9 +271,7 @@ def _pack(module: Module, operand: tuple[str, str | None], width: int, lanes: in
                 at = [f.gep(element, r, k.index) for r in rows]
                 block = [f.load(words, pointer, size) for pointer in at]
                 out = f.gep("float", to, f.mul(k.index, width))
-                lines = [
-                    x for w in transposed(f, block, lanes) for x in _split(f, dtype, w, lanes)
-                ]
+                lines = [x for w in transposed(f, block, lanes) for x in _split(f, dtype, w, lanes)]
                 for i, line in enumerate(lines):
                     f.store(type_, line, f.gep("float", out, i * width), 4)
 
@@ -407,7 +405,9 @@ class Driver:
             n0 = f.mul(at, nb)
             n1 = f.smin(f.add(n0, nb), size["N"])
             if few:
-                new = f.op("or", "i1", f.icmp("eq", "i64", c.index, first), f.icmp("eq", "i64", at, 0))
+                new = f.op(
+                    "or", "i1", f.icmp("eq", "i64", c.index, first), f.icmp("eq", "i64", at, 0)
+                )
                 with f.when(f.op("and", "i1", is_few, new)):
                     make_records(f, few, self.spec.a_dtype, size, partial(self._row_of_a, batch))
             with f.loop(start, stop, tile.strips) as s:

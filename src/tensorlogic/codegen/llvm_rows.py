@@ -64,7 +64,10 @@ def dot_libraries(
     """The modules that such a kernel imports, and their functions."""
     made: dict[str, tuple[str, ...]] = {}
     for dot in vectors(kernel, types).values():
-        libraries = quantize_library(dot.quant, dot.x.dtype, target), dots_library(dot.quant, 1, target)
+        libraries = (
+            quantize_library(dot.quant, dot.x.dtype, target),
+            dots_library(dot.quant, 1, target),
+        )
         made |= dict(libraries)
     return list(made.items())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections import OrderedDict
 from collections.abc import Sequence
 from threading import Lock
@@ -51,6 +52,8 @@ def step_text(step: Step) -> str:
 def target() -> Target | None:
     """What quantized blocks are multiplied with, None where their folds are printed as they are."""
     here = host()
+    if platform.machine() in ("arm64", "aarch64"):
+        return Target(16, arm=True, dot=here.has("dotprod"))
     if all(here.has(f) for f in ("avx512bw", "avx512vl", "avx512vnni")):
         return Target(64, dot=True, permutes=here.has("avx512vbmi"))
     return Target(32) if here.has("avx2") else None
@@ -200,7 +203,9 @@ class Cpu:
         if isinstance(kernel, Matmul):
             blocks = kernel.quantized
             lanes = host().lanes
-            shared = block_libraries(kernel, lanes, target()) if blocks else libraries(kernel, lanes)
+            shared = (
+                block_libraries(kernel, lanes, target()) if blocks else libraries(kernel, lanes)
+            )
         else:
             by = target()
             shared = dot_libraries(kernel, dot_types(), by) if by else []
