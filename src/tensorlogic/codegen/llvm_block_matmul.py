@@ -92,7 +92,7 @@ def block_units(
     if m > FEW or _uses(spec, target) is None:
         return (*shares(m, n, batches, lanes, threads), scratch)
     records = ceil(k / t.unit) * record_bytes(t) * m
-    return (*few_shares(n, batches, threads), scratch + 4 * k + 64 + records)
+    return (*few_shares(m, n, batches, threads), scratch + 4 * k + 64 + records)
 
 
 def _driver(spec: Matmul, target: Target | None) -> type[_Blocks]:

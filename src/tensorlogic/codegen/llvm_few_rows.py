@@ -39,9 +39,9 @@ class FewRows:
     kept: Value
 
 
-def few_shares(n: int, batches: int, threads: int) -> tuple[int, int]:
+def few_shares(m: int, n: int, batches: int, threads: int) -> tuple[int, int]:
     """The strips of a launch, and how many a thread takes at a time: it makes records for them."""
-    work = -(-n // STRIP) * batches
+    work = -(-n // STRIP) * batches if m else 0
     return work, max(1, -(-work // (8 * threads)))
 
 

@@ -117,7 +117,7 @@ def units(
     m, n, k = problem
     if m <= FEW and reads_columns(spec):
         scratch = TILES[lanes].scratch_bytes + 4 * (m + 1) * (k + 16) + 128
-        return (*few_shares(n, batches, threads), scratch)
+        return (*few_shares(m, n, batches, threads), scratch)
     return (*shares(m, n, batches, lanes, threads), TILES[lanes].scratch_bytes)
 
 
