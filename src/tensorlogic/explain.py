@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 from tensorlogic import settings
 from tensorlogic.devices.base import REGISTRY
-from tensorlogic.devices.cpu import kernel_name, step_text
+from tensorlogic.devices.cpu import kernel_name
 from tensorlogic.graph import Node, inline_calls, shape_text, topological
 from tensorlogic.kernels.spec import Matmul
-from tensorlogic.schedule.emit import Step
+from tensorlogic.schedule.emit import Step, step_text
 from tensorlogic.schedule.fuse import Schedule, schedule
 from tensorlogic.schedule.traits import CPU, GPU
 
@@ -26,7 +26,8 @@ def explain(roots: Sequence[Node], stage: str, device: str | None = None) -> str
     name = device or roots[0].device or "cpu"
     if name != "gpu":
         REGISTRY.get(name)
-    roots = inline_calls(roots)
+    # What a ready call has computed is shown as its function computes it.
+    roots = inline_calls([r.made or r for r in roots])
     if stage == "graph":
         return graph_text(roots)
     if all(r.op is None for r in roots):

@@ -30,7 +30,8 @@ class Node:
     placeholder of a function that is being traced. `pending` counts the ops on the longest path
     that are not evaluated yet; `uses` counts the nodes that were recorded with this one as input;
     `consumed` nodes were replaced by an update and must not be named again.
-    `serial` numbers the nodes in the order of their making.
+    `serial` numbers the nodes in the order of their making. `layout` is kept for ready
+    calls; `made` is set for what one of them computed: the traced output that it is.
     """
 
     __slots__ = (
@@ -41,6 +42,8 @@ class Node:
         "data",
         "device",
         "dtype",
+        "layout",
+        "made",
         "name",
         "number",
         "op",
@@ -76,6 +79,8 @@ class Node:
         self.weak = False
         self.uses = 0
         self.consumed = False
+        self.layout: object | None = None
+        self.made: Node | None = None
         self.serial = next(serials)
         device: str | None = None
         traced = False
@@ -167,16 +172,20 @@ def placeholder(
 class TracedFunction:
     """What tracing a function gave: outputs as a graph over placeholders.
 
-    `captured` are leaves of the graph that are no inputs.
+    `updated` are the inputs, by index, that an update consumes; `plans` what devices keep with it.
     """
 
-    __slots__ = ("inputs", "name", "outputs", "plans")
+    __slots__ = ("inputs", "name", "outputs", "plans", "updated")
 
     def __init__(self, name: str, inputs: tuple[Node, ...], outputs: tuple[Node, ...]):
+        from tensorlogic.ops import UPDATE
+
         self.name = name
         self.inputs = inputs
         self.outputs = outputs
         self.plans: dict[Any, Any] = {}
+        consumed = {id(n.args[0]) for n in topological(outputs) if n.op is UPDATE}
+        self.updated = tuple(i for i, n in enumerate(inputs) if id(n) in consumed)
 
 
 class Call:

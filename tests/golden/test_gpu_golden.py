@@ -18,6 +18,7 @@ SHARED = [
     "split",
     "gather",
     "attention",
+    "prologue",
 ]
 WIDTH = {"split": 32}
 

@@ -12,7 +12,7 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 from unicorn import UC_ARCH_ARM64, UC_MODE_ARM, Uc
-from unicorn.arm64_const import UC_CPU_ARM64_MAX, UC_ARM64_REG_LR, UC_ARM64_REG_SP, UC_ARM64_REG_X0
+from unicorn.arm64_const import UC_ARM64_REG_LR, UC_ARM64_REG_SP, UC_ARM64_REG_X0, UC_CPU_ARM64_MAX
 
 CODE, DATA, STACK, END = 0x10_0000, 0x100_0000, 0x800_0000, 0xF00_0000
 SIZE = 0x40_0000

@@ -533,9 +533,55 @@ def _blur() -> Sample:
     return Sample(Kernel((x,), (rows, cols, turns), body), inputs, rtol=1e-5)
 
 
+def _prologue() -> Sample:
+    """A vector is scaled into local memory before the range, then multiplied by two matrices, by
+    one of them from its end on."""
+    x, w = Buffer("x", "f16"), Buffer("w", "f32")
+    a, b = Buffer("a", "f16"), Buffer("b", "f32")
+    y, z = Buffer("y", "f16", True), Buffer("z", "f32", True)
+    n, first, second = param("n"), param("first"), param("second")
+    ahead = Buffer("ahead", "f32", True, n)
+    row, k, j, i, t = index("row"), index("k"), index("j"), index("i"), index("t")
+    total = fold_one("total", k, n, "vector", "add", 0.0, load(x, k) * load(x, k))
+    scaled = load(x, j) / unary("sqrt", var("total", "f32")) * load(w, j)
+    forward = load(ahead, i) * load(a, row * n + i)
+    backward = load(ahead, n - 1 - t) * load(b, row * n + t)
+    bodies = (
+        (
+            fold_one("dot", i, n, "vector", "add", 0.0, forward),
+            Store(y, row, var("dot", "f32")),
+        ),
+        (
+            fold_one("dot", t, n, "vector", "add", 0.0, backward),
+            Store(z, row, var("dot", "f32")),
+        ),
+    )
+    body = (
+        total,
+        Loop(j, ZERO, n, "vector", (Store(ahead, j, scaled),)),
+        Split(row, (first, second), bodies),
+    )
+
+    def inputs(rng: np.random.Generator, large: bool) -> Inputs:
+        n, first, second = (4096, 4096, 1024) if large else (300, 19, 7)
+        buffers = {
+            "x": _half(rng, n),
+            "w": rng.uniform(0.5, 1.5, n).astype(np.float32),
+            "a": _half(rng, n * first),
+            "b": rng.standard_normal(n * second).astype(np.float32),
+            "y": np.zeros(first, np.float16),
+            "z": np.zeros(second, np.float32),
+        }
+        return buffers, {"n": n, "first": first, "second": second}
+
+    kernel = Kernel((x, w, a, b, y, z), (n, first, second), body)
+    return Sample(kernel, inputs, {"ahead": 4096}, atol=1e-3)
+
+
 _ALL = (
     *(_gelu_chain, _broadcast_pad, _functions, _integers, _gather, _softmax, _layer_norm, _reverse),
     *(_argmax, _cumsum, _split, _attention, _q4_0_matvec, _normalized, _blur),
+    _prologue,
 )
 SAMPLES: dict[str, Sample] = {make.__name__[1:]: make() for make in _ALL}
 

@@ -1,4 +1,4 @@
-"""Random graphs of shared nodes, views, products, concatenations and updates, with several roots."""
+"""Random graphs of shared nodes, views, products, concatenation and updates, of several roots."""
 
 from __future__ import annotations
 

@@ -32,7 +32,6 @@ from tensorlogic.kernels.ir import (
     Stmt,
     Store,
     binary,
-    const,
     exprs_of,
     nodes_of,
     replaced,
@@ -214,17 +213,16 @@ class Printer(KernelText):
         assert isinstance(s, Loop | Split)
         counts = (s.stop,) if isinstance(s, Loop) else s.counts
         bodies = (s.body,) if isinstance(s, Loop) else s.bodies
-        before = const(0, "i64")
+        ahead: Expr = first  # of the rows of a part, where this team's begin
         for count, part in zip(counts, bodies, strict=True):
-            low = binary("max", first - before, 0)
-            high = binary("min", first + TURNS - before, count)
+            low, high = binary("max", ahead, 0), binary("min", ahead + TURNS, count)
             if isinstance(s, Loop) and (s.start.op, s.start.attr) != ("const", 0):
                 raise KernelError("rows after a prologue are counted from 0")
             self.count((low, high))
             with self.block(f"if ({bare(self.expr(low))} < {bare(self.expr(high))})"):
                 self.load_floor = len(self.chain) - 1
                 self.loop(Loop(s.index, low, high, "serial", part))
-            before = before + count
+            ahead = ahead - count
 
     def split(self, s: Split, place: str) -> None:
         at, first = self.unique("at"), "0"

@@ -45,6 +45,7 @@ from tensorlogic.codegen.llvm_matmul import (
     packing_libraries,
     shares,
 )
+from tensorlogic.codegen.llvm_packing import PAD, pack_name
 from tensorlogic.kernels.ir import (
     Buffer,
     Expr,
@@ -178,7 +179,7 @@ class _Blocks(Driver):
         self._clear(f.mul(a_panels, tile.mr * tile.ldc))
         with f.loop(0, ceil_div(f, size["K"], SLICE)) as i:
             k0 = f.mul(i.index, SLICE)
-            kc = f.smin(SLICE, f.sub(size["K"], k0))
+            kc = f.smin(str(SLICE), f.sub(size["K"], k0))
             blocks = f.op("sdiv", "i64", kc, str(quant.block))
             a_slice = f.gep(STORED[self.spec.a_dtype], a, f.mul(k0, size["a_k"]))
             self._pack_a(a_slice, f.sub(size["M"], m0), a_panels, kc)
@@ -273,11 +274,17 @@ class _Floats(_Blocks):
         bounds = (("i64", "0"), ("i64", count))
         f.call("void", _decode_name(self.spec.b_dtype), ("ptr", args), *bounds, ("ptr", "null"))
         given = [("i64", str(n)) for n in (_FLOATS, 1, count, 1, kc)]
-        f.call("void", f"pack{nr}_f32_k", ("ptr", self.decoded), *given, ("ptr", self.packed_b))
+        f.call(
+            "void",
+            pack_name(("f32", "k"), nr),
+            ("ptr", self.decoded),
+            *given,
+            ("ptr", self.packed_b),
+        )
 
     def _panel(self, panel: Value, left: Value, kc: Value, c: Value) -> None:
         f = self.f
-        stride = f.add(f.mul(kc, self.tile.mr), 32)
+        stride = f.add(f.mul(kc, self.tile.mr), PAD)
         a = f.gep("float", self.packed_a, f.mul(panel, stride))
         self._multiply(left, kc, (a, self.packed_b, c), "true")
 

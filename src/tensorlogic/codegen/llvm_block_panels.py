@@ -13,7 +13,8 @@ from tensorlogic.codegen.emit import Function, Module, Value, constant, vector
 from tensorlogic.codegen.instructions import STORED, loaded
 from tensorlogic.codegen.llvm_blocks import BLOCKS, RUN, BlockType, Target, Unit
 from tensorlogic.codegen.llvm_dots import padded, rounded, units_of
-from tensorlogic.codegen.llvm_matmul import Tile, transposed
+from tensorlogic.codegen.llvm_matmul import Tile
+from tensorlogic.codegen.llvm_packing import transposed
 from tensorlogic.kernels.ir import BYTES
 
 SLICE = 256

@@ -52,7 +52,7 @@ class Unit:
 
     def bytes(self, starts: Sequence[int], length: int) -> Value:
         """Runs of `length` bytes from each of `starts`, one after the other: a whole vector."""
-        f, width = self.f, self.target.width
+        f = self.f
         if len(starts) == 1:
             return self.load(self.type, starts[0])
         if self.in_two_vectors:
@@ -246,9 +246,10 @@ def _order_2(width: int) -> list[list[int]]:
 
 
 def _nibbles(u: Unit, at: int) -> list[tuple[Value, Value, Sequence[int]]]:
-    """Low and high digits of four blocks of 32 whose nibbles start at byte `at`, with the blocks."""
+    """Low and high digits of four blocks of 32, whose nibbles start at byte `at`, and which blocks
+    they belong to."""
     stride, per = at + 16, u.target.width // RUN
-    out = []
+    out: list[tuple[Value, Value, Sequence[int]]] = []
     for first in range(0, 4, per):
         blocks = range(first, first + per)
         x = u.bytes([b * stride + at for b in blocks], RUN)

@@ -91,7 +91,8 @@ def quantize(module: Module, name: str, dtype: str, target: Target) -> None:
 
 def _places(t: BlockType, target: Target) -> dict[int, tuple[int, ...]]:
     """Of each run of 16 elements: where its words are kept, or its high and its low bytes."""
-    width, out = target.width, {}
+    width = target.width
+    out: dict[int, tuple[int, ...]] = {}
     for v, runs in enumerate(t.order(width)):
         for r, run in enumerate(runs):
             if in_words(t, target):
@@ -158,13 +159,13 @@ def merged(f: Function, vectors: Sequence[Value], op: str) -> Value:
                 picked.append(f.shuffle(type_, a, b, [*lanes, *(RUN + i for i in lanes)]))
             following.append(joined(type_, *picked))
         current, groups = following, 2 * groups
-    (x,), lanes = current, RUN
-    while lanes > max(groups, 1):
-        wide = vector("i32", lanes)
-        parts = [f.shuffle(wide, x, "poison", half(groups, lanes, part)) for part in range(2)]
-        lanes //= 2
-        x = joined(vector("i32", lanes), *parts) if lanes > 1 else joined("<1 x i32>", *parts)
-    return x
+    result, count = current[0], RUN
+    while count > groups:
+        wide = f"<{count} x i32>"
+        parts = [f.shuffle(wide, result, "poison", half(groups, count, part)) for part in range(2)]
+        count //= 2
+        result = joined(f"<{count} x i32>", *parts)
+    return result
 
 
 def rounded(
@@ -189,7 +190,7 @@ def rounded(
     usual = f.fcmp("ogt", few, greatest, f"splat (float {f32(_TINY)})")
     factors = f.assign(f"select <{count} x i1> {usual}, {few} {inverse}, {few} zeroinitializer")
     magic = constant("float", RUN, f32(_ROUND))
-    out = []
+    out: list[list[Value]] = []
     for i, part in enumerate(parts):
         factor = f.shuffle(few, factors, "poison", [i] * RUN)
         out.append([])
@@ -300,8 +301,8 @@ def _sum(
         words = vector("i16", half)
         for d, given in pairs:
             for k in range(2):
-                part = f.shuffle(small, d, "poison", range(k * half, (k + 1) * half))
-                wide = f.cast("sext", vector("i8", half), part, words)
+                some = f.shuffle(small, d, "poison", range(k * half, k * half + half))
+                wide = f.cast("sext", vector("i8", half), some, words)
                 one = f.call(whole, "llvm.x86.avx2.pmadd.wd", (words, wide), (words, given[k]))
                 total = f.op("add", whole, total, one) if total else one
         return total

@@ -8,7 +8,6 @@ them is a loop over these rows, in lanes where nothing else is folded.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -37,10 +36,9 @@ from tensorlogic.kernels.ir import (
     binary,
     expr_text,
     load,
-    nodes_of,
     param,
-    replaced,
 )
+from tensorlogic.kernels.rename import Renaming
 
 TILE = 64
 """Rows whose sums are kept at a time."""
@@ -177,28 +175,5 @@ class RowEmitter(Emitter):
     def _with_sums(s: Loop, sums: Mapping[Fold, Buffer], top: Expr) -> tuple[Stmt, ...]:
         """The body without these folds, and with their results read from memory."""
         by = {fold.acc[0].attr: load(b, s.index - top) for fold, b in sums.items()}
-        return tuple(_renamed(t, by) for t in s.body if t not in sums)
-
-
-def _renamed(s: Stmt, by: Mapping[str, Expr]) -> Stmt:
-    """A statement with vars, by name, put in place of others."""
-
-    def new(e: Expr) -> Expr:
-        memo: dict[Expr, Expr] = {}
-        found = {n: by[n.attr] for n in nodes_of(e) if n.op == "var" and n.attr in by}
-        return replaced(e, found, memo)
-
-    def each(entries: Sequence[Expr]) -> tuple[Expr, ...]:
-        return tuple(new(e) for e in entries)
-
-    if isinstance(s, Store):
-        return Store(s.buffer, new(s.at), new(s.value), None if s.where is None else new(s.where))
-    if isinstance(s, Check):
-        return Check(s.status, new(s.slot), new(s.ok))
-    if isinstance(s, Loop | Fold):
-        body = tuple(_renamed(t, by) for t in s.body)
-        bounds = {"start": new(s.start), "stop": new(s.stop), "body": body}
-        if isinstance(s, Loop):
-            return replace(s, **bounds)
-        return replace(s, **bounds, init=each(s.init), step=each(s.step))
-    return s
+        rename = Renaming({}, by)
+        return tuple(rename(t) for t in s.body if t not in sums)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from tensorlogic.graph import Node, topological
 from tensorlogic.kernels import ir
@@ -28,9 +29,10 @@ from tensorlogic.kernels.ir import (
     param,
     var,
 )
-from tensorlogic.kernels.spec import BATCH, COL, ROW, Matmul
+from tensorlogic.kernels.spec import BATCH, COL, ROW, Matmul, matmul_text
 from tensorlogic.quants import QUANTS
 from tensorlogic.schedule.affine import Affine, LoopVar, collapse, dense
+from tensorlogic.schedule.loops import Loops, in_order, indices_of
 from tensorlogic.schedule.lower import BufferRef, CheckRecord, FoldRecord, Lowering, Materialise
 
 ZERO64 = const(0, "i64")
@@ -90,6 +92,20 @@ class Step:
         """The parameters that are known before the run, by name."""
         pairs = zip(self.all_params, self.params, strict=True)
         return {p.attr: v for p, v in pairs if isinstance(v, int)}
+
+
+_texts: WeakKeyDictionary[Kernel | Matmul, str] = WeakKeyDictionary()
+"""Texts of kernels: repeated layers share theirs."""
+
+
+def step_text(step: Step) -> str:
+    """What a step's kernel is; steps of equal text share one compiled function."""
+    kernel = step.kernel
+    text = _texts.get(kernel)
+    if text is None:
+        text = ir.kernel_text(kernel) if isinstance(kernel, Kernel) else matmul_text(kernel)
+        _texts[kernel] = text
+    return text
 
 
 @dataclass(eq=False)
@@ -236,7 +252,7 @@ class Emitter:
     def body(self, low: Lowering, outputs: Sequence[Output], name: str, row: Expr) -> Part:
         """The statements of one lowering for the parallel index `row`."""
         low.drop_unused_folds([*(o.value for o in outputs), *(c.ok for c in low.checks)])
-        loops = Loops(low, outputs)
+        loops = Loops(low, [(o.at, o.value) for o in outputs])
         self.digits(loops.rows, row)
         self.name_scalars(low)
         checks = low.finish()
@@ -351,78 +367,6 @@ class Emitter:
         )
 
 
-class Loops:
-    """Which loops are rows (parallel), which are columns, and which one runs in lanes."""
-
-    def __init__(self, low: Lowering, outputs: Sequence[Output]):
-        roots = [o.value for o in outputs] + [e for f in low.folds for e in f.element]
-        roots += [c.ok for c in (*low.checks, *low.pending_checks)]
-        variables = [v for i in low.identity for v in _in_order(i)]
-        every = [*variables, *(v for f in low.folds for v in f.variables)]
-        self.loads, indices, pinned = _indices(roots, every)
-        self.loads += [o.at for o in outputs]
-        indices += [o.at for o in outputs]
-        rows = low.row_variables
-        outer = [v for v in variables if rows is not None and v in rows]
-        inner = [v for v in variables if rows is None or v not in rows]
-        self.rows = collapse(outer, indices, pinned)
-        self.columns = collapse(inner, indices, pinned)
-        self.fold_groups = {id(f): collapse(f.variables, indices, pinned) for f in low.folds}
-        self.vector_row: list[LoopVar] | None = None
-        if not low.folds:
-            # Without folds all loops but the innermost (and the digits of a block) are parallel.
-            cut = max(len(self.columns) - 1, 0)
-            if cut > 3:  # splitting a row index into so many would cost more than a loop
-                cut -= 1
-            while cut > 0 and self.columns[cut][-1].static and self.columns[cut - 1][-1].static:
-                cut -= 1
-            self.rows, self.columns = self.columns[:cut], self.columns[cut:]
-        elif self.rows:
-            deepest = [g[-1][-1] for g in (*self.fold_groups.values(), self.columns) if g]
-            along_row = self.rows[-1][-1]
-            score = sum(any(a.coefficient(v) == 1 for v in deepest) for a in self.loads)
-            row_score = sum(a.coefficient(along_row) == 1 for a in self.loads)
-            taps = any(v in low.taps for v in deepest)
-            static = any(v.static for v in deepest) and not taps
-            if (row_score > score or taps) and not static and not along_row.static:
-                self.vector_row = self.rows.pop()
-
-
-def _indices(
-    roots: Sequence[Expr], variables: Sequence[LoopVar]
-) -> tuple[list[Affine], list[Affine], set[LoopVar]]:
-    """Under expressions: addresses of loads, all affine indices, loops that stand by themselves."""
-    by_expr = {id(v.expr): v for v in variables}
-    loads: list[Affine] = []
-    indices: list[Affine] = []
-    pinned: set[LoopVar] = set()
-    stack = list(roots)
-    seen: set[int] = set()
-    while stack:
-        for e in nodes_of(stack.pop()):
-            if id(e) in seen:
-                continue
-            seen.add(id(e))
-            if e.op == "load" and isinstance(e.attr, tuple):
-                at = e.attr[1]
-                loads.append(at)
-            elif e.op == "affine":
-                at = e.attr
-            elif e.op == "index" and id(e) in by_expr:
-                pinned.add(by_expr[id(e)])
-                continue
-            else:
-                continue
-            indices.append(at)
-            stack += [t for t in at.terms if not isinstance(t, LoopVar)]
-    return loads, indices, pinned
-
-
-def _in_order(at: Affine) -> list[LoopVar]:
-    """The variables of an axis, outermost first."""
-    return sorted(at.variables, key=lambda v: v.origin[2])
-
-
 def kernel_step(low: Lowering, outputs: Sequence[Output]) -> Step:
     """The launch of an elementwise or row kernel."""
     emitter = Emitter()
@@ -460,7 +404,7 @@ def matmul_step(low: Lowering, outputs: Sequence[Output]) -> Step:
     *_, row, col = low.identity
     batch, rows, cols = (dense(i) or [] for i in (low.identity[:-2], [row], [col]))
     emitter = Emitter()
-    _, indices, pinned = _indices([o.value for o in outputs], [*batch, *rows, *cols])
+    _, indices, pinned = indices_of([o.value for o in outputs], [*batch, *rows, *cols])
     indices += [o.at for o in outputs]
     for place, axis in ((BATCH, batch), (ROW, rows), (COL, cols)):
         emitter.digits(collapse(axis, indices, pinned), place)
@@ -473,7 +417,7 @@ def matmul_step(low: Lowering, outputs: Sequence[Output]) -> Step:
         names, (low.product.a, low.product.b), node.args, strict=True
     ):
         ref, at = load.attr
-        depth = [v for v in _in_order(at) if v not in batch and v not in axis]
+        depth = [v for v in in_order(at) if v not in batch and v not in axis]
         one = [collapse(g, [at], set()) for g in (batch, axis, depth)]
         if any(len(groups) > 1 for groups in one):
             raise Materialise(arg)

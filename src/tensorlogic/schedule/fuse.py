@@ -1,65 +1,19 @@
-"""Scheduling: which nodes get memory of their own, and the kernels that compute them, in order."""
+"""Scheduling: the launches that compute the roots of a graph, in order."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tensorlogic import ops
-from tensorlogic.dtypes import float16
 from tensorlogic.graph import Node, shape_text, topological
-from tensorlogic.schedule.affine import ZERO, Affine, LoopVar, SplitNeeded, dot, reshape_index
-from tensorlogic.schedule.attention import attention_step
-from tensorlogic.schedule.emit import (
-    Output,
-    Step,
-    kernel_step,
-    matmul_step,
-    split_step,
-)
+from tensorlogic.schedule.build import Builder
+from tensorlogic.schedule.emit import Step
 from tensorlogic.schedule.join import Joiner
 from tensorlogic.schedule.launches import joined
-from tensorlogic.schedule.lower import Lowering, Materialise, Part, index_key, split_of
-from tensorlogic.schedule.partial import two_stage_steps
-from tensorlogic.schedule.repeats import Built, Template, structure
-from tensorlogic.schedule.rules import RULES, is_long
-from tensorlogic.schedule.scan import scan_step
-from tensorlogic.schedule.scatter import scatter_step
-from tensorlogic.schedule.sort import sort_steps
-from tensorlogic.schedule.stored import choose_stored
+from tensorlogic.schedule.repeats import Built
+from tensorlogic.schedule.siblings import Item, Shaped, with_siblings
 from tensorlogic.schedule.traits import CPU, Traits
-from tensorlogic.schedule.update import take_over, updated_place
 from tensorlogic.settings import Settings
-from tensorlogic.storage import contiguous_strides
-
-MAX_PARTS = 8
-"""Parts of a concatenation in one kernel at most; many equal ones share a kernel."""
-
-_STORED_AS = ("scan",)
-"""Kernels of their own that can store into a reshaped result."""
-_IN_PLACE = (ops.UPDATE, ops.SCATTER)
-_ONE_BY_ONE = ("elementwise", "cast", "narrow")
-
-
-def may_overwrite(x: Node) -> bool:
-    """Whether the memory of a leaf is ours, whole, and read by its one consumer only."""
-    data = x.data
-    return (
-        data is not None
-        and data.memory.owned
-        and not data.memory.shared
-        and x.uses <= 1
-        and data.offset == 0
-        and data.strides == contiguous_strides(x.shape)
-    )
-
-
-Made = tuple[list[Step], list[Node]]
-"""The launches that compute a node, and the nodes that have to be there before."""
-Place = Callable[[Lowering, list[Affine]], Affine]
-"""Where the value at some indices is stored."""
-Factors = dict[tuple[int, int], tuple[tuple[int, bool], ...]]
 
 
 @dataclass(eq=False)
@@ -76,306 +30,45 @@ class Schedule:
         lines = []
         for i, s in enumerate(self.steps):
             what = ", ".join(
-                f"{names[id(n)]} = {n.op} {self.memory_types[id(n)]}{shape_text(n.shape)}"
+                f"{names.get(id(n), '%?')} = {n.op} {self.memory_types[id(n)]}{shape_text(n.shape)}"
                 for n in s.writes
             )
-            reads = ", ".join(names.get(id(n), "?") for n in s.reads)
+            reads = ", ".join(names.get(id(n), "%?") for n in s.reads)
             size = f"product {s.problem}" if s.problem[0] else f"{s.work} rows of {s.cost}"
             lines.append(f"{i}: {what}  from {reads}  ({size})")
         return "\n".join(lines) + "\n"
 
 
-def indices_above(top: Node, below: Node, at: list[Affine] | None = None) -> list[Affine] | None:
-    """The indices of a chain of permutations and reshapes at its top, from those of the node below
-    it; None where they are no sums of loops."""
-    chain = []
-    while top is not below:
-        chain.append(top)
-        top = top.args[0]
-    if at is None:
-        loops = [LoopVar(f"i{i}", n, (0, i, 0)) for i, n in enumerate(below.shape)]
-        at = [Affine.of(v) if v.extent > 1 else ZERO for v in loops]
-    for x in reversed(chain):
-        if x.op is ops.PERMUTE:
-            at = [at[axis] for axis in x.attrs[0]]
+def _items(roots: Sequence[Node], builder: Builder) -> list[Item]:
+    """The launches of roots and of all that they need, in order."""
+    items: list[Item] = []
+    built: dict[int, Built] = {}
+    placed: set[int] = set()
+    stack = [(r, False) for r in reversed(roots)]
+    while stack:
+        node, ready = stack.pop()
+        if id(node) in placed or node.op is None:
             continue
-        try:
-            found = reshape_index(at, x.args[0].shape, x.shape)
-        except SplitNeeded:
-            return None
-        if found is None:
-            return None
-        at = found
-    return at
-
-
-class Scheduler:
-    """Turns a graph without calls into steps."""
-
-    def __init__(self, roots: Sequence[Node], settings: Settings, traits: Traits):
-        self._roots = list(roots)
-        self._root_ids = {id(r) for r in roots}
-        self._traits = traits
-        self._exact = settings.precision == "exact"
-        self._order = topological(roots)
-        self._rank = {id(n): i for i, n in enumerate(self._order)}
-        self._consumers = Counter(id(a) for n in self._order for a in n.args)
-        self._stored = choose_stored(self._order, roots)
-        self._found: list[Node] = []
-        """What had to be stored besides, in the order in which it was found."""
-        self._taken_over: set[int] = set()
-        self._templates: dict[Hashable, Template] = {}
-
-    # ---- kernels ----
-
-    def _memory_type(self, n: Node) -> str:
-        if not self._exact or n.dtype is not float16:
-            return n.dtype.ir
-        # An update in place keeps the type of the memory that it takes over.
-        own = n.op in _IN_PLACE or id(n) in self._taken_over or id(n) in self._root_ids
-        return n.dtype.ir if own else "f32"
-
-    def _lowering(self, root: Node, factors: Factors) -> Lowering:
-        def stored(n: Node) -> bool:
-            return n is not root and id(n) in self._stored
-
-        return Lowering(stored, self._memory_type, factors, RULES, self._traits, self._exact)
-
-    def _restarting(self, root: Node, build: Callable[[Factors], Made]) -> Made:
-        """Lower until nothing has to be split or stored any more."""
-        factors: Factors = {}
-        while True:
-            try:
-                return build(factors)
-            except SplitNeeded as split:
-                owner, axis, place = split.variable.origin
-                old = factors.get((owner, axis), ((split.variable.extent, False),))
-                new = [(n, split.static and i > 0) for i, n in enumerate(split.factors)]
-                factors[owner, axis] = (*old[:place], *new, *old[place + 1 :])
-            except Materialise as need:
-                if need.node is root or id(need.node) in self._stored:
-                    raise AssertionError(f"{root.op}: {need.node.op} cannot be lowered") from None
-                self._stored.add(id(need.node))
-                self._found.append(need.node)
-
-    def _only_read_by_one(self, x: Node) -> bool:
-        return self._consumers[id(x)] == 1 and id(x) not in self._root_ids
-
-    def _core(self, root: Node) -> Node:
-        """The node whose loops compute the root: a contiguous result may be reshaped for free."""
-        x = root
-        while x.op is ops.RESHAPE:
-            inner = x.args[0]
-            own = inner.op is not None and inner.op.kind in _STORED_AS
-            kept = id(inner) in self._stored and not (own and self._only_read_by_one(inner))
-            strided = inner.data is not None and inner.data.strides is not None
-            if kept or (inner.op is None and not strided):
-                break
-            x = inner
-        return x
-
-    def _attention(self, root: Node) -> Node | None:
-        """Attention of which the root is the result in another order and shape."""
-        x = root
-        while x.op in (ops.RESHAPE, ops.PERMUTE) and self._only_read_by_one(x.args[0]):
-            x = x.args[0]
-        return x if x.op is ops.ATTENTION and indices_above(root, x) is not None else None
-
-    def _kernel(self, root: Node, factors: Factors) -> Made:
-        core = self._core(root)
-        low = self._lowering(root, factors)
-        low.core = core
-        if core.op is not None and core.op.kind == "reduce" and is_long(core):
-            return two_stage_steps(root, core, low)
-        _, at = low.axes(core, core.shape)
-        low.identity = at
-        self._lower_row_reductions(low, core, at)
-        value = low.value(core, at)
-        out = Output(root, dot(at, contiguous_strides(core.shape)), value)
-        step = matmul_step(low, [out]) if low.product else kernel_step(low, [out])
-        return [step], list(low.dependencies.values())
-
-    def _lower_row_reductions(self, low: Lowering, core: Node, at: list[Affine]) -> None:
-        """The reduction nearest to the result decides which loops are rows. Those over the same
-        axes are lowered first, inner ones before outer ones: what lies under them and folds over
-        other axes then belongs, as a whole, to another kernel."""
-        nearest: Node | None = None
-        found = [core]
-        seen = {id(core)}
-        for n in found:  # breadth first: `found` grows
-            if n.op is not None and n.op.kind == "reduce" and nearest is None:
-                nearest = n
-            for a in n.args:
-                if id(a) not in seen and id(a) not in self._stored:
-                    seen.add(id(a))
-                    found.append(a)
-        if nearest is None or nearest is core or len(nearest.shape) != len(core.shape):
-            return
-        sizes = list(zip(nearest.shape, core.shape, strict=True))
-        if any(a not in (1, b) for a, b in sizes):
-            return
-        spot = [ZERO if a == 1 else i for (a, _), i in zip(sizes, at, strict=True)]
-        same = [
-            n
-            for n in found
-            if n.op is not None
-            and n.op.kind == "reduce"
-            and (n.shape, n.attrs) == (nearest.shape, nearest.attrs)
-        ]
-        for n in sorted(same, key=lambda n: self._rank[id(n)]):
-            low.value(n, spot)
-
-    def _concatenations(self, top: Node) -> list[Node]:
-        """Concatenations, split alike, of which a node's elements are made one by one."""
-        found: list[Node] = []
-        near, seen = [top], {id(top)}
-        for x in near:  # `near` grows
-            if x.op is ops.CONCAT:
-                found.append(x)
-            elif x.op is not None and x.op.kind in _ONE_BY_ONE:
-                for a in x.args:
-                    if a.shape == top.shape and id(a) not in self._stored and id(a) not in seen:
-                        seen.add(id(a))
-                        near.append(a)
-        return [c for c in found if split_of(c) == split_of(found[0])]
-
-    def _parts(
-        self, root: Node, top: Node, concat: Node, place: Place, factors: Factors
-    ) -> tuple[list[tuple[Lowering, Output]], list[Node]]:
-        """The value of `top` for each part of its concatenations, and where it is stored."""
-        (axis,) = concat.attrs
-        parts, needed, start = [], [], 0
-        for i, part in enumerate(concat.args):
-            if part.size:
-                low = self._lowering(root, factors)
-                _, at = low.axes(part, part.shape)
-                low.identity = list(at)
-                at[axis] = at[axis] + start
-                low.part = Part(split_of(concat), i, start, index_key(at))
-                spot = place(low, at)
-                value = low.value(top, at)
-                if low.product is not None:
-                    raise Materialise(part)
-                parts.append((low, Output(root, spot, value)))
-                needed += list(low.dependencies.values())
-            start += part.shape[axis]
-        return parts, needed
-
-    def _concat(self, root: Node, top: Node, concat: Node, factors: Factors) -> Made:
-        def place(low: Lowering, at: list[Affine]) -> Affine:
-            return dot(at, contiguous_strides(top.shape))
-
-        parts, needed = self._parts(root, top, concat, place, factors)
-        some = range(0, len(parts), MAX_PARTS)
-        return [split_step(parts[i : i + MAX_PARTS]) for i in some], needed
-
-    def _update(self, root: Node, factors: Factors) -> Made:
-        """An update in place: the new rows are stored where the old ones lay."""
-        new = root.args[2]
-
-        def place(low: Lowering, at: list[Affine]) -> Affine:
-            return updated_place(low, root, at)
-
-        concats = [] if id(new) in self._stored else self._concatenations(new)
-        if concats:
-            parts, needed = self._parts(root, new, concats[0], place, factors)
-            step = split_step(parts)
+        if id(node) not in built:
+            built[id(node)] = builder.build(node) if node.size else Built([], [], [])
+        made = built[id(node)]
+        if not ready:
+            stack.append((node, True))
+            stack += [(n, False) for n in made.needed]
+            continue
+        placed.add(id(node))
+        if made.core is None:
+            items += made.steps
         else:
-            low = self._lowering(root, factors)
-            _, at = low.axes(new, new.shape)
-            low.identity = at
-            out = Output(root, place(low, at), low.value(new, at))
-            if low.product is not None:  # its blocks of results do not lie in one piece
-                raise Materialise(low.product.node)
-            step = kernel_step(low, [out])
-            needed = list(low.dependencies.values())
-        take_over(root, step, needed)
-        return [step], needed
-
-    def _in_place(self, n: Node) -> bool:
-        """Whether nobody else will read the tensor that an update consumes."""
-        x = n.args[0]
-        if not n.args[2].size:
-            return False
-        if x.op is None:
-            return may_overwrite(x)
-        return id(x) not in self._root_ids and x.uses <= 1
-
-    def _take_over(self, x: Node) -> None:
-        if x.op is not None:
-            self._stored.add(id(x))
-            self._taken_over.add(id(x))
-
-    def _build(self, root: Node) -> Built:
-        """The launches of a node, as they were built for another of the same structure if there
-        is one."""
-        in_place = root.op is ops.UPDATE and self._in_place(root)
-        if in_place or root.op is ops.SCATTER:
-            self._take_over(root.args[0])
-        core, attention = self._core(root), self._attention(root)
-        opened = {id(n) for n in (root, core, attention) if n is not None}
-        key, nodes = structure(
-            root, opened, self._stored, self._memory_type, self._only_read_by_one
-        )
-        key = (in_place, key)
-        known = self._templates.get(key)
-        if known is not None:
-            built = known.again(nodes)
-            self._stored.update(id(n) for n in built.stored)
-            return built
-        before = len(self._found)
-        steps, needed = self._make(root, core, attention, in_place)
-        built = Built(steps, needed, self._found[before:])
-        self._templates[key] = Template(nodes, built)
-        return built
-
-    def _make(self, root: Node, core: Node, attention: Node | None, in_place: bool) -> Made:
-        concats = self._concatenations(core)
-        if concats:
-            return self._restarting(root, lambda f: self._concat(root, core, concats[0], f))
-        if attention is not None:
-
-            def place(at: list[Affine]) -> Affine:
-                above = indices_above(root, attention, at)
-                assert above is not None
-                return dot(above, contiguous_strides(root.shape))
-
-            return self._restarting(
-                root, lambda f: attention_step(root, attention, self._lowering(root, f), place)
-            )
-        if core.op is not None and core.op.kind == "scan":
-            return self._restarting(root, lambda f: scan_step(root, core, self._lowering(root, f)))
-        if in_place:
-            return self._restarting(root, lambda f: self._update(root, f))
-        if root.op is ops.ARGSORT:
-            return self._restarting(root, lambda f: sort_steps(root, self._lowering(root, f)))
-        if root.op is ops.SCATTER:
-            return self._restarting(root, lambda f: scatter_step(root, self._lowering(root, f)))
-        return self._restarting(root, lambda f: self._kernel(root, f))
-
-    def run(self) -> Schedule:
-        steps: list[Step] = []
-        built: dict[int, Built] = {}
-        placed: set[int] = set()
-        stack = [(r, False) for r in reversed(self._roots)]
-        while stack:
-            node, ready = stack.pop()
-            if id(node) in placed or node.op is None:
-                continue
-            if id(node) not in built:
-                built[id(node)] = self._build(node) if node.size else Built([], [], [])
-            if not ready:
-                stack.append((node, True))
-                stack += [(n, False) for n in built[id(node)].needed]
-                continue
-            placed.add(id(node))
-            steps += built[id(node)].steps
-        steps = joined(steps, self._roots, self._traits, Joiner())
-        types = {id(n): self._memory_type(n) for s in steps for n in s.writes}
-        types |= {id(r): r.dtype.ir for r in self._roots}
-        return Schedule(self._roots, steps, types)
+            items.append(Shaped(made.steps[0], made.core.shape, [node]))
+    return items
 
 
 def schedule(roots: Sequence[Node], settings: Settings, traits: Traits = CPU) -> Schedule:
     """The steps that compute the roots (a graph without calls and host conversions) on a device."""
-    return Scheduler(roots, settings, traits).run()
+    builder = Builder(roots, settings, traits)
+    steps = with_siblings(_items(roots, builder), {id(r) for r in roots}, builder.fuse)
+    steps = joined(steps, roots, traits, Joiner())
+    types = {id(n): builder.memory_type(n) for s in steps for n in s.writes}
+    types |= {id(r): r.dtype.ir for r in roots}
+    return Schedule(list(roots), steps, types)

@@ -152,14 +152,15 @@ def _step(made: _Joined, steps: Steps) -> Step:
     return step
 
 
-def _flat(step: Step) -> bool:
+def is_flat(step: Step) -> bool:
+    """Whether the only loop of a launch shares out elements, not rows."""
     assert isinstance(step.kernel, Kernel)
     last = step.kernel.body[-1]
     return isinstance(last, Loop) and last.kind == "flat"
 
 
 def _rows(step: Step) -> int:
-    return -(-step.work // BLOCK) if _flat(step) else step.work
+    return -(-step.work // BLOCK) if is_flat(step) else step.work
 
 
 def _split(steps: Steps) -> _Joined:

@@ -9,13 +9,17 @@ from tensorlogic.graph import Node
 from tensorlogic.kernels import ir
 from tensorlogic.kernels.ir import Fold, Kernel, Loop, Split, walk
 from tensorlogic.schedule.emit import Step
-from tensorlogic.schedule.join import Joiner
+from tensorlogic.schedule.join import Joiner, is_flat
+from tensorlogic.schedule.siblings import needs
 from tensorlogic.schedule.traits import Traits
 
 MAX_BUFFERS = 24
 """Buffers of one launch at most: Metal binds 31."""
 MAX_PARTS = 8
 """Unlike bodies of one launch at most."""
+MAX_FLAT = 1 << 16
+"""Elements of a flat loop from which on it stays alone: it has enough work, and its own way to
+share it out is faster."""
 MAX_PROLOGUE = 8
 """Rows of what is computed before the rows of another launch, by each worker alone."""
 MIN_ROWS = 64
@@ -90,7 +94,9 @@ class _Grouping:
         if id(step.kernel) not in self._kinds:
             self._kinds[id(step.kernel)] = _kind(step)
         kind = self._kinds[id(step.kernel)]
-        needed = {self._made[id(n)] for n in _needs(step) if id(n) in self._made}
+        if kind and is_flat(step) and step.work > MAX_FLAT:
+            kind = ""
+        needed = {self._made[id(n)] for n in needs(step) if id(n) in self._made}
         first = 1 + max((x.place for x in needed), default=0)
         home = self._home(step, kind, first, needed)
         if home is None or home.place < first:  # a new one, or one that is put off
@@ -128,8 +134,8 @@ class _Grouping:
                 out.update(self._reading.get((id(n), True), ()))
         for n in step.writes:
             for reader in self._readers.get(id(n), ()):
-                needs = _needs(self._steps[reader])
-                out.update(self._made[id(m)] for m in needs if id(m) in self._made)
+                both = needs(self._steps[reader])
+                out.update(self._made[id(m)] for m in both if id(m) in self._made)
         return out
 
 
@@ -137,14 +143,9 @@ def _readers(steps: Sequence[Step]) -> dict[int, set[int]]:
     """By node, the steps that read it."""
     readers: dict[int, set[int]] = {}
     for i, step in enumerate(steps):
-        for n in _needs(step):
+        for n in needs(step):
             readers.setdefault(id(n), set()).add(i)
     return readers
-
-
-def _needs(step: Step) -> list[Node]:
-    """The nodes that have to be there before a step."""
-    return [*step.reads, *(old for _, old in step.in_place)]
 
 
 def _kind(step: Step) -> str:
@@ -176,8 +177,9 @@ def _with_prologues(
 ) -> list[Step]:
     readers = _readers(steps)
     slots: list[Step | None] = list(steps)
-    for i, step in enumerate(steps):
-        if not _can_go_before(step, roots, traits):
+    for i in range(len(slots)):
+        step = slots[i]
+        if step is None or not _can_go_before(step, roots, traits):
             continue
         used = readers.get(id(step.writes[0]), set())
         if len(used) != 1:
@@ -187,7 +189,7 @@ def _with_prologues(
         if host is not None and _can_have(host, step, traits):
             slots[k] = joiner.before(step, host, _local_type(step, traits))
             slots[i] = None
-            for n in _needs(step):
+            for n in needs(step):
                 readers[id(n)] = readers[id(n)] - {i} | {k}
     return [s for s in slots if s is not None]
 
@@ -218,11 +220,9 @@ def _can_have(host: Step, step: Step, traits: Traits) -> bool:
     """Whether the rows of a launch are worth a prologue in each worker."""
     if not isinstance(host.kernel, Kernel):
         return False
-    last = host.kernel.body[-1]
-    flat = isinstance(last, Loop) and last.kind == "flat"
     node = step.writes[0]
     own = bool(host.scratch) and not host.setup  # local memory of another kind
-    if flat or own or host.work < MIN_ROWS or any(old is node for _, old in host.in_place):
+    if is_flat(host) or own or host.work < MIN_ROWS or any(old is node for _, old in host.in_place):
         return False
     buffers = _buffers(host) | _buffers(step)
     room = host.scratch + _bytes(step, traits) <= LOCAL_BYTES[traits.gpu]

@@ -179,13 +179,18 @@ class Lowering:
         self.pending_checks: list[CheckRecord] = []
         self._count = 0
         self.identity: list[Affine] = []
-        self.core: Node | None = None
+        self.cores: Sequence[Node] = ()
+        """The nodes whose loops are the kernel's; of several, each is computed in them alone, and
+        again where a row is folded."""
         self.folds: list[FoldRecord] = []
         self.checks: list[CheckRecord] = []
         self.row_variables: set[LoopVar] | None = None
         self.product: Product | None = None
         self.part: Part | None = None
-        self._folded: dict[int, Any] = {}
+        self.partials: dict[int, list[Node]] = {}
+        """By long reduction, where the results of its parts are."""
+        self.products: dict[int, Any] = {}
+        """Where each product that is a fold is wanted."""
         self.scalars: dict[int, Expr] = {}
         self.scalar_nodes: list[Node] = []
         self.dependencies: dict[int, Node] = {}
@@ -272,9 +277,18 @@ class Lowering:
             strides = contiguous_strides(node.shape)
             return load_of(self.ref(node, self.memory_type(node)), dot(at, strides), where)
         rule = self.rules.get(node.op.kind)
-        if rule is None:
+        own = len(self.cores) > 1 and node in self.cores
+        if rule is None or (own and not self._in_own_row(at)):
             raise Materialise(node)
         return rule(self, node, at, where)
+
+    def _in_own_row(self, at: Sequence[Affine]) -> bool:
+        """Whether indices are those of the kernel's loops, or along an axis those of a fold."""
+        for i, own in zip(at, self.identity, strict=True):
+            folded = i.variables and i.variables <= self._fold_variables and not i.opaque
+            if not folded and i.key() != own.key():
+                return False
+        return True
 
     def _leaf(self, node: Node, at: list[Affine], where: Expr | None) -> Expr:
         data = node.data
@@ -433,7 +447,7 @@ class Lowering:
     def fold_once(self, node: Node, at: Sequence[Affine]) -> None:
         """A product that is wanted at two places of a kernel is better stored than folded twice."""
         spot = index_key(at)
-        if self._folded.setdefault(id(node), spot) != spot:
+        if self.products.setdefault(id(node), spot) != spot:
             raise Materialise(node)
 
     def _prologue(self, node: Node) -> Node | None:

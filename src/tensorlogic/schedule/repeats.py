@@ -12,20 +12,20 @@ from tensorlogic.schedule.lower import CheckRecord
 
 
 def structure(
-    root: Node,
+    roots: Sequence[Node],
     opened: Collection[int],
     stored: Collection[int],
     memory_type: Callable[[Node], str],
     alone: Callable[[Node], bool],
 ) -> tuple[Hashable, list[Node]]:
-    """All that the kernels of a root depend on, and the nodes that it speaks of, in order.
+    """All that the kernels of some roots depend on, and the nodes that it speaks of, in order.
 
     It goes down to leaves and stored nodes, but through those that are `opened`. `alone` tells
     whether a node has one reader.
     """
-    nodes = [root]
-    places = {id(root): 0}
-    parts: list[Hashable] = [memory_type(root)]
+    nodes = list(roots)
+    places = {id(n): i for i, n in enumerate(nodes)}
+    parts: list[Hashable] = [memory_type(n) for n in nodes]
     for n in nodes:  # `nodes` grows
         if n.op is None:
             parts.append(_leaf(n))
@@ -58,6 +58,8 @@ class Built:
     steps: list[Step]
     needed: list[Node]
     stored: list[Node]
+    core: Node | None = None
+    """Of a launch that may have siblings, the node whose loops are those of the kernel."""
 
 
 class Template:
@@ -99,4 +101,6 @@ class Template:
             for s in self._built.steps
         ]
         needed = [of(n) for n in self._built.needed]
-        return Built(steps, needed, [of(n) for n in self._built.stored])
+        core = self._built.core
+        stored = [of(n) for n in self._built.stored]
+        return Built(steps, needed, stored, None if core is None else of(core))

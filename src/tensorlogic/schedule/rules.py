@@ -39,6 +39,8 @@ SMALL_PRODUCT = 4
 """Matrix products of so few rows are folds over weights that do not lie along their depth."""
 LONG = 1 << 17
 """Values that one result folds from which on it is done in two stages."""
+PARTS = 64
+"""Parts of a long reduction, whatever the number of threads."""
 FEW = 8
 """Results that are too few to keep all cores busy."""
 
@@ -71,7 +73,7 @@ def _cast(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Ex
     try:
         value = low.value(x, at, where)
     except Materialise as need:
-        if need.node is x and node is not low.core and node.dtype.itemsize < x.dtype.itemsize:
+        if need.node is x and node not in low.cores and node.dtype.itemsize < x.dtype.itemsize:
             raise Materialise(node) from None  # store what is smaller
         raise
     return cast(value, ir_type(node.dtype))
@@ -226,9 +228,11 @@ def _random(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
 def _reduce(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
     assert node.op is not None
     assert node.op.fold is not None
-    if where is not None or (is_long(node) and node is not low.core):
-        raise Materialise(node)
     (x,) = node.args
+    if id(node) in low.partials:
+        return _reduce_parts(low, node, at)
+    if where is not None or (is_long(node) and node not in low.cores):
+        raise Materialise(node)
     (axes,) = node.attrs
     variables: list[LoopVar] = []
     inner = list(at)
@@ -245,6 +249,19 @@ def _reduce(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
         return fold.element(value, affine_value(spot))
 
     return low.fold(node, at, fold, wanted, variables, element)
+
+
+def _reduce_parts(low: Lowering, node: Node, at: list[Affine]) -> Expr:
+    """The second stage of a long reduction: a fold over what the first one stored."""
+    assert node.op is not None
+    assert node.op.fold is not None
+    parts = low.partials[id(node)]
+    variables, index = low.axis(node, len(node.shape) + 1, PARTS)
+
+    def element() -> tuple[Expr, ...]:
+        return tuple(low.value(p, [*at, index]) for p in parts)
+
+    return low.fold(node, at, node.op.fold, ir_type(node.args[0].dtype), variables, element)
 
 
 def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:

@@ -1,0 +1,368 @@
+"""What the GPU devices share: memory on the device, and plans of launches of printed kernels.
+
+A device supplies how to make, fill and read a buffer, how to build a text, and programs: the
+launches of a plan with their arguments, which each run patches. Launches are queued in order and
+nothing waits for them but the one who reads a result on the host.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Container, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from tensorlogic.codegen.gpu import GpuLaunch, gpu_launch
+from tensorlogic.devices.layout import CheckFailed, Layout, NumberArgument, leaf_memory
+from tensorlogic.devices.planned import PlannedDevice
+from tensorlogic.graph import Node
+from tensorlogic.kernels.check import check_kernel
+from tensorlogic.kernels.ir import BYTES, Kernel
+from tensorlogic.schedule.emit import Step, step_text
+from tensorlogic.schedule.fuse import Schedule
+from tensorlogic.schedule.traits import GPU
+from tensorlogic.storage import Bytes, Memory, serials
+
+MAX_PRINTED = 4096
+"""Texts kept by kernel and sizes."""
+_SMALLEST = 256
+"""Bytes of a buffer at least; buffers are multiples of it."""
+
+
+class DeviceMemory(Memory):
+    """Memory of a GPU; the host sees it through `base`, once what is queued has been done."""
+
+    __slots__ = ("_host", "buffer", "device", "size")
+
+    def __init__(self, device: GpuDevice, nbytes: int, size: int = 0):
+        self._host: Bytes | None = None
+        self.buffer: Any = None
+        self.device = device
+        self.size = size or buffer_size(nbytes)
+        self.buffer = device.take_buffer(self.size)
+        self.nbytes = nbytes
+        self.owner = None
+        self.owned = True
+        self.shared = False
+        self.copies = None
+        self.serial = next(serials)
+
+    @property
+    def base(self) -> Bytes:  # type: ignore[override]
+        if self._host is None:
+            self._host = self.device.host_view(self.buffer, self.nbytes)
+        return self._host
+
+    @property
+    def address(self) -> int:  # type: ignore[override]
+        address: int = self.base.__array_interface__["data"][0]
+        return address
+
+    @property
+    def constant(self) -> bool:
+        return True
+
+    def written(self) -> DeviceMemory:
+        """The same memory, of which the host knows nothing: kernels will write to it."""
+        self._host = None
+        return self
+
+    def __del__(self) -> None:
+        # A view that the host still has may be one of the very buffer.
+        if self.buffer is not None and (self._host is None or not self.device.unified):
+            self.device.give_buffer(self.size, self.buffer)
+
+
+def buffer_size(nbytes: int) -> int:
+    """The bytes to allocate for `nbytes`: few classes of sizes, at most an eighth more."""
+    if nbytes <= 8 * _SMALLEST:
+        return max(-(-nbytes // _SMALLEST), 1) * _SMALLEST
+    step = 1 << (nbytes - 1).bit_length() - 4
+    return -(-nbytes // step) * step
+
+
+@dataclass(frozen=True)
+class BuiltLaunch:
+    """A launch with its compiled function."""
+
+    function: Any
+    launch: GpuLaunch
+    buffers: int
+    params: int
+    results: tuple[tuple[int, int, int], ...]
+    """Slot, bytes of an element and bytes in all of what it alone writes, from the first on."""
+
+
+class Program(Protocol):
+    """The launches of a plan with their arguments; one run at a time uses it."""
+
+    def place(self, step: int, slot: int, first: int) -> None:
+        """Buffer argument `slot` of a step begins at element `first` of its buffer."""
+
+    def bind(self, arguments: Sequence[tuple[int, int]], buffers: Sequence[Any]) -> None:
+        """The buffers of arguments, which are given by step and slot."""
+
+    def number(self, step: int, index: int, word: int) -> None:
+        """Parameter `index` of a step, as a 64-bit word."""
+
+    def launch(self) -> None:
+        """Queue all launches."""
+
+
+class GpuPlan:
+    """A schedule made ready for a GPU."""
+
+    def __init__(self, device: GpuDevice, schedule: Schedule, order: Sequence[Node]):
+        self._device = device
+        self._layout = Layout(schedule, order)
+        self.ready = self._layout.ready
+        writers = Counter(id(n) for s in schedule.steps for n in s.writes)
+        alone = {key for key, count in writers.items() if count == 1}
+        self._launches = device.launches(schedule.steps, alone)
+        self._types = [[BYTES[b.dtype] for b in s.all_buffers] for s in schedule.steps]
+        self._targets = [(n, buffer_size(n), place) for n, place in self._layout.targets]
+        # Arguments (step, slot) that each run binds, and to which result or leaf.
+        self._result_slots: list[tuple[int, int]] = []
+        self._which_result: list[int] = []
+        self._leaf_slots: list[tuple[int, int]] = []
+        self._which_leaf: list[int] = []
+        self._numbers: list[tuple[int, int, NumberArgument]] = []
+        for i, (buffers, params) in enumerate(
+            zip(self._layout.buffers, self._layout.params, strict=True)
+        ):
+            for slot, b in enumerate(buffers):
+                if b.kind == "result":
+                    self._result_slots.append((i, slot))
+                    self._which_result.append(b.which)
+                elif b.kind == "leaf":
+                    self._leaf_slots.append((i, slot))
+                    self._which_leaf.append(b.which)
+            for index, value in enumerate(params):
+                if isinstance(value, NumberArgument):
+                    self._numbers.append((i, index, value))
+        self._free: list[tuple[Program, DeviceMemory | None, DeviceMemory | None]] = []
+
+    def _instance(self) -> tuple[Program, DeviceMemory | None, DeviceMemory | None]:
+        """A program with its arena and its status words, which are zero."""
+        device = self._device
+        layout = self._layout
+        arena = DeviceMemory(device, layout.arena_bytes) if layout.arena_bytes else None
+        status = None
+        if any(b.kind in ("status", "empty") for buffers in layout.buffers for b in buffers):
+            status = DeviceMemory(device, 4 * len(layout.checks))
+            device.fill(status.buffer, np.zeros(status.size, np.uint8))
+        program = device.program(self._launches)
+        for i, (buffers, params) in enumerate(zip(layout.buffers, layout.params, strict=True)):
+            for slot, b in enumerate(buffers):
+                program.place(i, slot, b.offset // self._types[i][slot])
+                if b.kind == "arena" and arena is not None:
+                    program.bind([(i, slot)], [arena.buffer])
+                elif b.kind in ("status", "empty") and status is not None:
+                    program.bind([(i, slot)], [status.buffer])
+            for index, value in enumerate(params):
+                if isinstance(value, int):
+                    program.number(i, index, value)
+        return program, arena, status
+
+    def _leaf(self, order: Sequence[Node | None], place: int) -> DeviceMemory:
+        memory: Memory = order[place].data.memory  # type: ignore[union-attr]
+        if type(memory) is DeviceMemory and memory.device is self._device:
+            return memory
+        return self._device.memory_of(memory)
+
+    def run(self, order: Sequence[Node | None]) -> list[Memory]:
+        device = self._device
+        device.enter()
+        results = [
+            DeviceMemory(device, nbytes, size)
+            if place < 0
+            else device.take_over(leaf_memory(order, place))
+            for nbytes, size, place in self._targets
+        ]
+        instance = self._free.pop() if self._free else self._instance()
+        program, _, status = instance
+        program.bind(self._result_slots, [results[i].buffer for i in self._which_result])
+        leaves = [self._leaf(order, place) for place in self._which_leaf]
+        program.bind(self._leaf_slots, [m.buffer for m in leaves])
+        for step, index, number in self._numbers:
+            program.number(step, index, number.word(order))
+        program.launch()
+        failed: list[int] = []
+        if self._layout.checks and status is not None:
+            counts = device.host_view(status.buffer, status.nbytes).view(np.int32)
+            pairs = zip(self._layout.checks, counts.tolist(), strict=True)
+            failed = [place for place, n in pairs if n]
+            if failed:
+                device.fill(status.buffer, np.zeros(status.size, np.uint8))
+        self._free.append(instance)
+        if failed:
+            raise CheckFailed(failed[0])
+        return list(results)
+
+
+class GpuDevice(PlannedDevice):
+    """A GPU behind the few things that its back end must do.
+
+    `dialect` is the printed one. `unified`: whether the host sees buffers as they are. `builders`:
+    how many texts are built at a time.
+    """
+
+    dialect: str
+    unified: bool
+    builders = 1
+    traits = GPU
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._built: dict[str, Any] = {}
+        self._printed: dict[Any, GpuLaunch] = {}
+        self._pool: dict[int, list[Any]] = {}
+
+    # ---- what a back end does ----
+
+    @abstractmethod
+    def unavailable(self) -> str | None:
+        """Why this machine does not have it, or None."""
+
+    @abstractmethod
+    def enter(self) -> None:
+        """Called at the head of each run, on the thread that runs."""
+
+    @abstractmethod
+    def new_buffer(self, size: int) -> Any:
+        """A buffer of `size` bytes. Raises MemoryError where there is no room."""
+
+    def drop_buffer(self, buffer: Any) -> None:
+        """Give a buffer's memory back; one that frees itself needs nothing."""
+        return
+
+    @abstractmethod
+    def fill(self, buffer: Any, data: Bytes) -> None:
+        """Copy host bytes into a buffer, in order with what is queued."""
+
+    @abstractmethod
+    def host_view(self, buffer: Any, nbytes: int) -> Bytes:
+        """The bytes of a buffer, once what is queued has been done; a view where `unified`."""
+
+    @abstractmethod
+    def build(self, source: str, name: str) -> Any:
+        """The compiled function of a text. Raises DeviceError with the compiler's words."""
+
+    @abstractmethod
+    def program(self, launches: Sequence[BuiltLaunch]) -> Program:
+        """The launches with room for their arguments."""
+
+    @abstractmethod
+    def out_of_memory(self, size: int) -> Exception:
+        """The error for a buffer that there is no room for."""
+
+    # ---- memory ----
+
+    def take_buffer(self, size: int) -> Any:
+        """A buffer of one of the sizes of `buffer_size`: one that is kept, or a new one."""
+        kept = self._pool.get(size)
+        if kept:
+            try:
+                return kept.pop()
+            except IndexError:  # another thread took it
+                pass
+        try:
+            return self.new_buffer(size)
+        except MemoryError:
+            self.trim()
+            try:
+                return self.new_buffer(size)
+            except MemoryError:
+                raise self.out_of_memory(size) from None
+
+    def give_buffer(self, size: int, buffer: Any) -> None:
+        """Keep a buffer for the next that needs one of its size."""
+        self._pool.setdefault(size, []).append(buffer)
+
+    def trim(self) -> None:
+        """Give the memory of all buffers that are kept back."""
+        for kept in self._pool.values():
+            while kept:
+                self.drop_buffer(kept.pop())
+
+    def memory_of(self, memory: Memory) -> DeviceMemory:
+        """Memory with the same bytes on this device, copied there when it is first needed.
+
+        What others may still change (the array of `from_numpy`) is copied for each run.
+        """
+        if isinstance(memory, DeviceMemory) and memory.device is self:
+            return memory
+        copy = memory.copies.get(self) if memory.copies else None
+        if copy is None:
+            copy = DeviceMemory(self, memory.nbytes)
+            if memory.nbytes:
+                self.fill(copy.buffer, memory.base)
+            if memory.constant:
+                memory.copies = {**(memory.copies or {}), self: copy}
+        assert isinstance(copy, DeviceMemory)
+        return copy
+
+    def take_over(self, memory: Memory) -> DeviceMemory:
+        """The memory of a leaf that kernels will write to; nobody reads the leaf any more."""
+        mine = self.memory_of(memory)
+        if mine is not memory and memory.copies:
+            memory.copies.pop(self, None)
+        return mine.written()
+
+    # ---- plans ----
+
+    def plan(self, schedule: Schedule, order: Sequence[Node]) -> GpuPlan:
+        self.enter()
+        return GpuPlan(self, schedule, order)
+
+    @property
+    def compiled(self) -> int:
+        """How many kernels this process has built."""
+        return len(self._built)
+
+    def launches(self, steps: Sequence[Step], alone: Container[int]) -> list[BuiltLaunch]:
+        """The launches of steps; equal texts share one function, and those that are not there yet
+        are built, several at a time. `alone`: ids of nodes that no other step writes."""
+        printed = [self.printed(s) for s in steps]
+        missing = {p.source: p.name for p in printed if p.source and p.source not in self._built}
+        if len(missing) > 1 and self.builders > 1:
+            with ThreadPoolExecutor(self.builders) as pool:
+                functions = pool.map(self.build, missing.keys(), missing.values())
+                self._built.update(zip(missing, functions, strict=True))
+        else:
+            for source, name in missing.items():
+                self._built[source] = self.build(source, name)
+        return [self.built(s, p, alone) for s, p in zip(steps, printed, strict=True)]
+
+    def printed(self, step: Step) -> GpuLaunch:
+        """The text of a step's kernel for its sizes, with the launch that runs it."""
+        sizes = step.sizes()
+        key = (step_text(step), tuple(sizes.items()))
+        found = self._printed.get(key)
+        if found is None:
+            if isinstance(step.kernel, Kernel):
+                check_kernel(step.kernel)
+            if len(self._printed) >= MAX_PRINTED:
+                self._printed.clear()
+            found = gpu_launch(step.kernel, "kernel", self.dialect, sizes)
+            self._printed[key] = found
+        return found
+
+    def built(self, step: Step, launch: GpuLaunch, alone: Container[int]) -> BuiltLaunch:
+        """A printed launch with its function."""
+        inside = {id(n) for n, _ in step.in_place}
+        results = tuple(
+            (slot, BYTES[b.dtype], use[0].size * BYTES[b.dtype])
+            for slot, (b, use) in enumerate(zip(step.all_buffers, step.buffers, strict=True))
+            if b.written and use is not None and id(use[0]) in alone and id(use[0]) not in inside
+        )
+        counts = len(step.all_buffers), len(step.all_params)
+        return BuiltLaunch(self.function_of(step, launch), launch, *counts, results)
+
+    def function_of(self, step: Step, launch: GpuLaunch) -> Any:
+        """What runs a launch: the built function of its text."""
+        return self._built[launch.source]
