@@ -169,7 +169,8 @@ class Unit:
 class BlockType:
     """A quantized type as bytes. `top` is the greatest digit, `zero` is subtracted from each;
     `signed` digits are int8 as they stand (then `zero` is 0). `whole` gives scales that are int8
-    numbers times one factor as those."""
+    numbers times one factor as those; `pair` gives scales and minimums side by side, the minimums
+    to be taken times `sign`."""
 
     name: str
     sub: int
@@ -181,6 +182,8 @@ class BlockType:
     scales: Callable[[Unit], Scales]
     signed: bool = False
     whole: Callable[[Unit], Whole] | None = None
+    pair: Callable[[Unit], Value] | None = None
+    sign: float = 1.0
 
     #: x of a unit: bytes or words of digits, then its scales and its sums, each for `sub` elements.
     ALIGN: ClassVar[int] = 64
@@ -284,14 +287,9 @@ def _eight_bits(u: Unit) -> list[Value]:
     return [u.bytes([b * 34 + 2 for b in range(i, i + per)], 32) for i in range(0, 4, per)]
 
 
-def _scales_32(count: int, nbytes: int) -> Callable[[Unit], Scales]:
-    """Four blocks, each with `count` halves at its start."""
-
-    def scales(u: Unit) -> Scales:
-        found = u.floats(count, [b * nbytes for b in range(4)])
-        return found[0], found[1] if count == 2 else None
-
-    return scales
+def _scales_32(nbytes: int) -> Callable[[Unit], Scales]:
+    """Four blocks, each with its scale at its start."""
+    return lambda u: (u.floats(1, [b * nbytes for b in range(4)])[0], None)
 
 
 def _vectors_4k(u: Unit) -> list[Value]:
@@ -314,31 +312,58 @@ def _vectors_5k(u: Unit) -> list[Value]:
     return out
 
 
-def _scales_k(u: Unit) -> Scales:
-    """Eight scales and eight minimums of six bits in twelve bytes (see quants.py)."""
+def _numbers_k(u: Unit) -> Value:
+    """Eight scales and eight minimums of six bits in twelve bytes (see quants.py), as float32."""
     f = u.f
     first, second, third = (u.load("i32", at, 4) for at in (4, 8, 12))
 
     def masked(x: Value, n: int) -> Value:
         return f.op("and", "i32", x, str(n))
 
-    def tops(x: Value) -> Value:
-        return masked(f.op("lshr", "i32", x, "2"), 0x30303030)
+    def eight(x: Value, upper: Value) -> Value:
+        """Four numbers of a word's lower bits, and four of which it has the upper two bits."""
+        tops = masked(f.op("lshr", "i32", x, "2"), 0x30303030)
+        more = f.op("or", "i32", masked(upper, 0x0F0F0F0F), tops)
+        both = [f.cast("zext", "i32", w, "i64") for w in (masked(x, 0x3F3F3F3F), more)]
+        return f.op("or", "i64", both[0], f.op("shl", "i64", both[1], "32"))
 
-    words = [
-        masked(first, 0x3F3F3F3F),
-        f.op("or", "i32", masked(third, 0x0F0F0F0F), tops(first)),
-        masked(second, 0x3F3F3F3F),
-        f.op("or", "i32", masked(f.op("lshr", "i32", third, "4"), 0x0F0F0F0F), tops(second)),
-    ]
-    type_ = vector("i32", 4)
+    type_ = vector("i64", 2)
     joined = "poison"
+    words = eight(first, third), eight(second, f.op("lshr", "i32", third, "4"))
     for i, w in enumerate(words):
-        joined = f.assign(f"insertelement {type_} {joined}, i32 {w}, i32 {i}")
-    values = u.real(f.cast("bitcast", type_, joined, vector("i8", 16)), 16)
-    wide = vector("float", 16)
-    scales, least = (f.shuffle(wide, values, "poison", range(k, k + 8)) for k in (0, 8))
-    return u.scaled(scales, 8, u.half(0)), u.scaled(least, 8, f.op("fneg", "float", u.half(2)))
+        joined = f.assign(f"insertelement {type_} {joined}, i64 {w}, i32 {i}")
+    return u.real(f.cast("bitcast", type_, joined, vector("i8", 16)), 16)
+
+
+def _pair_k(u: Unit) -> Value:
+    """The scales and minimums, side by side, times the two factors of the block."""
+    f, wide = u.f, vector("float", 16)
+    halves = f.cast("fpext", vector("half", 2), u.load(vector("half", 2), 0, 2), "<2 x float>")
+    factors = f.shuffle("<2 x float>", halves, "poison", [0] * 8 + [1] * 8)
+    return f.op("fmul", wide, _numbers_k(u), factors)
+
+
+def _pair_32(nbytes: int) -> Callable[[Unit], Value]:
+    """Four blocks that begin with a scale and a minimum: the scales, then the minimums."""
+
+    def pair(u: Unit) -> Value:
+        scales, least = u.floats(2, [b * nbytes for b in range(4)])
+        return u.f.shuffle(vector("float", 4), scales, least, range(8))
+
+    return pair
+
+
+def _halves(pair: Callable[[Unit], Value], subs: int, sign: float) -> Callable[[Unit], Scales]:
+    """Scales and minimums on their own."""
+
+    def scales(u: Unit) -> Scales:
+        f, wide, x = u.f, vector("float", 2 * subs), pair(u)
+        found = [f.shuffle(wide, x, "poison", range(k, k + subs)) for k in (0, subs)]
+        if sign < 0:
+            found[1] = f.op("fneg", vector("float", subs), found[1])
+        return found[0], found[1]
+
+    return scales
 
 
 def _vectors_6k(u: Unit) -> list[Value]:
@@ -443,14 +468,28 @@ def _product(
     return scales
 
 
+def _paired(
+    name: str,
+    top: int,
+    order: Callable[[int], list[list[int]]],
+    vectors: Callable[[Unit], list[Value]],
+    pair: Callable[[Unit], Value],
+    sign: float = 1.0,
+) -> BlockType:
+    """A type with minimums, one for each 32 elements."""
+    subs = 4 if QUANTS[name].block == 32 else 8
+    scales = _halves(pair, subs, sign)
+    return BlockType(name, 32, top, 0, True, order, vectors, scales, pair=pair, sign=sign)
+
+
 BLOCKS: dict[str, BlockType] = {
     t.name: t
     for t in (
-        BlockType("q4_0", 32, 15, 8, False, _order_32, _four_bits(2), _scales_32(1, 18)),
-        BlockType("q4_1", 32, 15, 0, True, _order_32, _four_bits(4), _scales_32(2, 20)),
-        BlockType("q5_0", 32, 31, 16, False, _order_32, _five_bits(6), _scales_32(1, 22)),
-        BlockType("q5_1", 32, 31, 0, True, _order_32, _five_bits(8), _scales_32(2, 24)),
-        BlockType("q8_0", 32, 127, 0, False, _order_plain, _eight_bits, _scales_32(1, 34), True),
+        BlockType("q4_0", 32, 15, 8, False, _order_32, _four_bits(2), _scales_32(18)),
+        _paired("q4_1", 15, _order_32, _four_bits(4), _pair_32(20)),
+        BlockType("q5_0", 32, 31, 16, False, _order_32, _five_bits(6), _scales_32(22)),
+        _paired("q5_1", 31, _order_32, _five_bits(8), _pair_32(24)),
+        BlockType("q8_0", 32, 127, 0, False, _order_plain, _eight_bits, _scales_32(34), True),
         BlockType(
             "q2_K",
             16,
@@ -465,8 +504,8 @@ BLOCKS: dict[str, BlockType] = {
         BlockType(
             "q3_K", 16, 7, 4, False, _order_2, _vectors_3k, _product(_whole_3k), whole=_whole_3k
         ),
-        BlockType("q4_K", 32, 15, 0, True, _order_k, _vectors_4k, _scales_k),
-        BlockType("q5_K", 32, 31, 0, True, _order_k, _vectors_5k, _scales_k),
+        _paired("q4_K", 15, _order_k, _vectors_4k, _pair_k, -1.0),
+        _paired("q5_K", 31, _order_k, _vectors_5k, _pair_k, -1.0),
         BlockType(
             "q6_K", 16, 63, 32, False, _order_6, _vectors_6k, _product(_whole_6k), whole=_whole_6k
         ),

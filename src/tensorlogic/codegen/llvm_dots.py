@@ -209,9 +209,14 @@ def dots(module: Module, name: str, count: int, target: Target) -> None:
     f = module.function(dots_name(name, count), args)
     t, lanes = BLOCKS[name], target.lanes
     whole, units = units_of(f, t, "%blocks")
-    real, few = vector("float", lanes), vector("float", t.subs)
+    real, count_of = vector("float", lanes), t.subs * (2 if t.pair else 1)
+    few = vector("float", count_of)
     groups = _groups(t, target)
     parts = 2 if count <= 2 and len(groups) > 1 else 1  # one addition waits for the one before
+    # A load that broadcasts is free beside the shuffles that eight lanes need.
+    alone = all(len(set(subs)) == 1 for subs in groups)
+    through_memory = lanes == 8 and alone and t.subs >= 8
+    spilled = f.alloca("float", 32) if through_memory else ""
     start = [(real, "zeroinitializer")] * parts + [(few, "zeroinitializer")]
     with f.loop(0, "%rows") as r:
         w = f.gep("i8", "%w", f.mul(r.index, "%w_stride"))
@@ -225,23 +230,37 @@ def dots(module: Module, name: str, count: int, target: Target) -> None:
             if t.blocks > 1:
                 at = f.select(f.icmp("slt", "i64", u.index, whole), "ptr", at, rest)
             unit = Unit(f, target, at, t.nbytes)
-            digits, (scales, least) = t.vectors(unit), t.scales(unit)
+            digits = t.vectors(unit)
+            pair = t.pair(unit) if t.pair else ""
+            scales, least = ("", None) if t.pair else t.scales(unit)
             following: list[Value] = []
             for c in range(count):
                 *sums, offset = u.carried[c * (parts + 1) : (c + 1) * (parts + 1)]
                 place = f.add(f.mul("%x_stride", c), f.mul(u.index, record_bytes(t)))
                 record = f.gep("i8", "%x", place)
-                x_scales, x_sums = (
-                    f.load(few, f.gep("i8", record, 2 * t.unit + 4 * k), 4 * min(t.subs, 8))
-                    for k in (0, t.subs)
-                )
+                factors = f.gep("i8", record, 2 * t.unit)
                 given = _given(f, t, target, record)
-                by = f.op("fmul", few, scales, x_scales)
-                offset = f.intrinsic("fma", few, least or scales, x_sums, offset)
+                if pair:
+                    both = f.load(few, factors, 4 * min(t.subs, 8))
+                    by = f.op("fmul", few, pair, both)
+                    offset = f.op("fadd", few, offset, by)
+                else:
+                    x_scales, x_sums = (
+                        f.load(few, f.gep("float", factors, k), 4 * min(t.subs, 8))
+                        for k in (0, t.subs)
+                    )
+                    by = f.op("fmul", few, scales, x_scales)
+                    offset = f.intrinsic("fma", few, least or scales, x_sums, offset)
+                if through_memory:
+                    f.store(few, by, spilled, 32)
                 for g, (lane_subs, members) in enumerate(groups.items()):
                     total = _sum(f, t, target, [(digits[v], given[v]) for v in members])
                     number = f.cast("sitofp", vector("i32", lanes), total, real)
-                    spread = f.shuffle(few, by, "poison", lane_subs)
+                    if through_memory:
+                        one = f.load("float", f.gep("float", spilled, lane_subs[0]), 4)
+                        spread = f.splat("float", lanes, one)
+                    else:
+                        spread = f.shuffle(few, by, "poison", lane_subs)
                     sums[g % parts] = f.intrinsic("fma", real, number, spread, sums[g % parts])
                 following += [*sums, offset]
             u.next = following
@@ -250,9 +269,12 @@ def dots(module: Module, name: str, count: int, target: Target) -> None:
             total = _reduced(f, lanes, f.op("fadd", real, *sums) if parts == 2 else sums[0])
             zero = 128 if _raised(t, target) else t.zero
             if t.least or zero:
+                if t.pair:
+                    upper = range(t.subs, 2 * t.subs)
+                    offset = f.shuffle(few, offset, "poison", upper)
                 more = _reduced(f, t.subs, offset)
-                if zero:
-                    more = f.op("fmul", "float", more, f32(-zero))
+                if zero or t.sign < 0:
+                    more = f.op("fmul", "float", more, f32(t.sign if t.pair else -zero))
                 total = f.op("fadd", "float", total, more)
             place = f.add(f.mul("%out_stride", c), r.index)
             f.store("float", total, f.gep("float", "%out", place), 4)
