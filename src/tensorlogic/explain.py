@@ -8,7 +8,6 @@ from tensorlogic import settings
 from tensorlogic.devices.base import REGISTRY
 from tensorlogic.devices.cpu import kernel_name
 from tensorlogic.graph import Node, inline_calls, shape_text, topological
-from tensorlogic.kernels.spec import Matmul
 from tensorlogic.schedule.emit import Step, step_text
 from tensorlogic.schedule.fuse import Schedule, schedule
 from tensorlogic.schedule.traits import CPU, GPU
@@ -75,13 +74,9 @@ def graph_text(roots: Sequence[Node]) -> str:
 
 
 def _llvm(step: Step, name: str) -> str:
-    from tensorlogic.codegen.llvm import render
-    from tensorlogic.codegen.llvm_matmul import matmul_kernel
-    from tensorlogic.devices.native import host
+    from tensorlogic.devices.products import source
 
-    if isinstance(step.kernel, Matmul):
-        return matmul_kernel(step.kernel, name, host().lanes)
-    return render(step.kernel, name, host().lanes)
+    return source(step.kernel, name)
 
 
 def _gpu(dialect: str) -> Callable[[Step, str], str]:

@@ -79,7 +79,7 @@ class Cpu(PlannedDevice):
                 imports |= self._imports(step.kernel)
                 names[text] = name
             else:
-                source = products.product_source(step.kernel, name)
+                source = products.source(step.kernel, name)
                 shared = self._imports(step.kernel)
                 self._kernels[text] = compile_module(source, [name], shared)[name]
         if names:

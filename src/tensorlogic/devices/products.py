@@ -5,13 +5,19 @@ from __future__ import annotations
 import platform
 
 from tensorlogic.codegen import llvm_matmul
+from tensorlogic.codegen.emit import Module
 from tensorlogic.codegen.llvm_block_matmul import (
     block_libraries,
     block_matmul_kernel,
     block_units,
 )
 from tensorlogic.codegen.llvm_blocks import BLOCKS, Target
-from tensorlogic.codegen.llvm_rows import dot_libraries, record_size, vectors
+from tensorlogic.codegen.llvm_rows import (
+    dot_libraries,
+    emit_dot_kernel,
+    record_size,
+    vectors,
+)
 from tensorlogic.devices.native import host, threads
 from tensorlogic.kernels.interpret import evaluate
 from tensorlogic.kernels.ir import Kernel
@@ -37,11 +43,15 @@ def dot_types() -> frozenset[str]:
     return frozenset(BLOCKS) if target() else frozenset()
 
 
-def product_source(spec: Matmul, name: str) -> str:
-    """The module of a product."""
-    if spec.quantized:
-        return block_matmul_kernel(spec, name, host().lanes, target())
-    return llvm_matmul.matmul_kernel(spec, name, host().lanes)
+def source(kernel: Kernel | Matmul, name: str) -> str:
+    """A module with a kernel alone."""
+    if isinstance(kernel, Kernel):
+        module = Module()
+        emit_dot_kernel(module, kernel, name, host().lanes, dot_types())
+        return module.text()
+    if kernel.quantized:
+        return block_matmul_kernel(kernel, name, host().lanes, target())
+    return llvm_matmul.matmul_kernel(kernel, name, host().lanes)
 
 
 def libraries(kernel: Kernel | Matmul) -> Libraries:
