@@ -8,7 +8,6 @@ from tensorlogic import settings
 from tensorlogic.devices.base import REGISTRY
 from tensorlogic.devices.cpu import kernel_name
 from tensorlogic.graph import Node, inline_calls, shape_text, topological
-from tensorlogic.kernels.spec import Attention, Matmul
 from tensorlogic.schedule.emit import Step, step_text
 from tensorlogic.schedule.fuse import Schedule, schedule
 from tensorlogic.schedule.traits import CPU, GPU
@@ -75,18 +74,9 @@ def graph_text(roots: Sequence[Node]) -> str:
 
 
 def _llvm(step: Step, name: str) -> str:
-    from tensorlogic.codegen.llvm import render
-    from tensorlogic.codegen.llvm_attention import attention_kernel
-    from tensorlogic.codegen.llvm_matmul import matmul_kernel
-    from tensorlogic.codegen.llvm_windows import window_kernel
-    from tensorlogic.devices.native import host
+    from tensorlogic.devices.products import source
 
-    if isinstance(step.kernel, Matmul):
-        make = window_kernel if step.kernel.windows else matmul_kernel
-        return make(step.kernel, name, host().lanes)
-    if isinstance(step.kernel, Attention):
-        return attention_kernel(step.kernel, name, host().lanes)
-    return render(step.kernel, name, host().lanes)
+    return source(step.kernel, name)
 
 
 def _gpu(dialect: str) -> Callable[[Step, str], str]:

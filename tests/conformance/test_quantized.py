@@ -119,6 +119,18 @@ def test_views(at: int, storage: str, device: str) -> None:
     assert_close(got, VIEWS[at](Mirror(exact)).array * 2, what=f"view {at}")
 
 
+def rounding(x: Array, exact: Array) -> Array:
+    """How far products may be off where x is rounded to 15 bits in parts of 32 (or of 16)."""
+    most = np.abs(x).reshape(len(x), -1, 32).max(-1) / 2**15
+    return np.asarray(np.repeat(most, 32, -1) @ np.abs(exact.T))
+
+
+def assert_near(got: Array, want: Array, scale: Array, off: Array) -> None:
+    """Within `off` of what is wanted, but for 4 ulps."""
+    inside = np.clip(got.astype(np.float64), want - off, want + off)
+    assert_close((got - inside + want).astype(got.dtype), want, 4, scale)
+
+
 @pytest.mark.parametrize("m", [1, 2, 4, 5, 17])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_linear(m: int, dtype: str, storage: str, device: str) -> None:
@@ -127,12 +139,38 @@ def test_linear(m: int, dtype: str, storage: str, device: str) -> None:
     b = np.arange(ROWS, dtype=dtype)
     tensor, bias = (tl.from_numpy(a, device=device) for a in (x, b))
     wide = x.astype(np.float64)
-    scale = np.abs(wide) @ np.abs(exact.T) + 6
-    assert_close(value(tl.linear(tensor, w, bias), device), wide @ exact.T + b, 4, scale)
-    assert_close(value(tensor @ w.T, device), wide @ exact.T, 4, scale)
+    want, scale = wide @ exact.T, np.abs(wide) @ np.abs(exact.T) + 6
+    with tl.precision("exact"):
+        assert_close(value(tl.linear(tensor, w, bias), device), want + b, 4, scale)
+        assert_close(value(tensor @ w.T, device), want, 4, scale)
+    off = rounding(wide, exact)
+    assert_near(value(tl.linear(tensor, w, bias), device), want + b, scale, off)
+    assert_near(value(tensor @ w.T, device), want, scale, off)
     other = tl.from_numpy(x[:, :ROWS], device=device) @ w
     scale = np.abs(wide[:, :ROWS]) @ np.abs(exact)
     assert_close(value(other, device), wide[:, :ROWS] @ exact, 4, scale)
+
+
+def test_the_bound_of_rounding_rejects_a_wrong_product() -> None:
+    _, exact = weight("q4_0")
+    x = np.random.default_rng(15).standard_normal((2, exact.shape[1]))
+    want, off = x @ exact.T, rounding(x, exact)
+    assert_near((want + off).astype(np.float32), want, np.zeros(want.shape), off)
+    with pytest.raises(AssertionError):
+        assert_near((want + 1.1 * off).astype(np.float32), want, np.zeros(want.shape), off)
+
+
+@pytest.mark.parametrize("m", [1, 3, 20])
+def test_rows_that_are_not_numbers(m: int, storage: str, device: str) -> None:
+    """NaN and infinities in one row leave the others alone, and are seen in their own."""
+    w, exact = weight(storage)
+    x = np.random.default_rng(16).standard_normal((m, exact.shape[1])).astype(np.float32)
+    plain = value(tl.linear(tl.from_numpy(x, device=device), w), device)
+    for bad in (np.nan, np.inf):
+        x[-1, 40] = bad
+        got = value(tl.linear(tl.from_numpy(x, device=device), w), device)
+        np.testing.assert_array_equal(got[:-1], plain[:-1])
+        assert not np.isfinite(got[-1][exact[:, 40] != 0]).any()
 
 
 def test_vector_products(storage: str, device: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tensorlogic.codegen import llvm_matmul
-from tensorlogic.codegen.llvm_matmul import libraries, matmul_kernel, units
+from tensorlogic.codegen.llvm_matmul import libraries, matmul_kernel, shares, units
 from tensorlogic.devices import native
 from tensorlogic.kernels.ir import (
     Buffer,
@@ -43,7 +43,7 @@ def run(spec, lanes, a, b, outputs, more=(), small=True):
     text = matmul_kernel(spec, "matmul", lanes)
     function = native.compile_module(text, ["matmul"], imports)["matmul"]
     (batches, m, k), n = a.shape, b.shape[2]
-    work, chunk, scratch = units(m, n, batches, lanes, native.threads())
+    work, chunk, scratch = units(spec, (m, n, k), batches, lanes, native.threads())
     strides = [s // x.itemsize for x in (a, b) for s in x.strides]
     words = [a.ctypes.data, b.ctypes.data, *(x.ctypes.data for x in outputs)]
     words += [m, n, k, batches, *strides, *more]
@@ -216,10 +216,9 @@ def test_the_bound_of_these_tests_rejects_a_wrong_sum():
 def test_units_are_even_and_cover_the_product():
     tile = llvm_matmul.TILES[16]
     for m, n, batches, threads in product((1, 128, 1024, 5000), (64, 4096), (1, 6), (1, 2, 16)):
-        work, chunk, scratch = units(m, n, batches, 16, threads)
+        work, chunk = shares(m, n, batches, 16, threads)
         assert work == -(-m // tile.strip) * -(-n // tile.nb) * batches
         assert 1 <= chunk <= tile.strips
-        assert scratch == tile.scratch_bytes
         turns = ceil(ceil(work / chunk) / threads)
         assert turns * chunk <= max(work / threads * 1.5, tile.strips)
 

@@ -14,7 +14,7 @@ granted to float32 arithmetic: NaN, inf and the sign of zero are values here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from tensorlogic.codegen.emit import Module, Value, constant, suffix, vector
 from tensorlogic.codegen.instructions import STORED, TYPES, stored
@@ -47,6 +47,9 @@ class Emitter(Values):
     A family that has values of its own binds them (`bind`), opens a scope of several lanes where
     they are vectors (`scope`), and writes its statements with `block`.
     """
+
+    areas: Mapping[str, Value] = {}
+    """Scratch memory beyond the local buffers, by name."""
 
     def _store(self, s: Store) -> None:
         f, lanes = self.f, self.here.lanes
@@ -112,7 +115,7 @@ class Emitter(Values):
             elif isinstance(s, Check):
                 self._check(s)
             elif isinstance(s, Loop | Fold):
-                self._loop(s, self.scalar(s.start), self.scalar(s.stop))
+                self.loop(s, self.scalar(s.start), self.scalar(s.stop))
             else:
                 assert isinstance(s, Barrier)
         self._volatile.clear()
@@ -126,14 +129,18 @@ class Emitter(Values):
                 n = self.scalar(count)
                 first = f.smax(f.sub(lo, before), 0)
                 last = f.smin(f.sub(hi, before), n)
-                self._loop(Loop(s.index, const(0, "i64"), count, "serial", body), first, last)
+                self.rows(Loop(s.index, const(0, "i64"), count, "serial", body), first, last)
                 before = f.add(n, before)
         else:
             assert isinstance(s, Loop)
             start = self.scalar(s.start)
-            self._loop(s, f.add(lo, start), f.add(hi, start))
+            self.rows(s, f.add(lo, start), f.add(hi, start))
 
-    def _loop(self, s: Loop | Fold, start: Value, stop: Value) -> None:
+    def rows(self, s: Loop, first: Value, last: Value) -> None:
+        """Some rows of the parallel range, which may be none."""
+        self.loop(s, first, last)
+
+    def loop(self, s: Loop | Fold, start: Value, stop: Value) -> None:
         """One loop, with what its turns share before it; a fold's results are bound after it."""
         f = self.f
         init = [self.vector(e) for e in s.init]
@@ -349,34 +356,52 @@ def _constant_turns(s: Loop | Fold) -> int:
     return max(s.stop.attr - s.start.attr, 0) if constant_bounds else 0
 
 
-def scratch_bytes(kernel: Kernel) -> Expr:
-    """How much scratch memory each thread needs, in bytes: an i64 of the kernel's params."""
-    return _layout(kernel)[1]
+def scratch_bytes(kernel: Kernel, areas: Mapping[str, Expr] | None = None) -> Expr:
+    """How much scratch memory each thread needs, in bytes: an i64 of the kernel's params. `areas`
+    come after the local buffers, with their sizes."""
+    return _layout(kernel, areas or {})[1]
 
 
-def _layout(kernel: Kernel) -> tuple[list[tuple[Buffer, Expr]], Expr]:
-    """The offset of each local buffer in the scratch memory, and the end of the last one."""
+def _layout(
+    kernel: Kernel, areas: Mapping[str, Expr]
+) -> tuple[list[tuple[Buffer | str, Expr]], Expr]:
+    """The offset of each local buffer and area in the scratch memory, and the end of the last."""
     end: Expr = const(0, "i64")
-    places = []
-    for b in kernel.locals:
-        assert b.size is not None
+    places: list[tuple[Buffer | str, Expr]] = []
+    sizes: list[tuple[Buffer | str, Expr]] = [
+        (b, b.size * BYTES[b.dtype]) for b in kernel.locals if b.size is not None
+    ]
+    for b, size in [*sizes, *areas.items()]:
         places.append((b, end))
-        end = end + ((b.size * BYTES[b.dtype] + (_ALIGN - 1)) & -_ALIGN)
+        end = end + ((size + (_ALIGN - 1)) & -_ALIGN)
     return places, end
 
 
-def emit_kernel(module: Module, kernel: Kernel, name: str, lanes: int) -> None:
+def emit_kernel(
+    module: Module,
+    kernel: Kernel,
+    name: str,
+    lanes: int,
+    emitter_type: Callable[..., Emitter] = Emitter,
+    areas: Mapping[str, Expr] | None = None,
+) -> None:
     """Add the kernel's function to a module. `lanes` is the vector width in float32: 16 with
-    AVX-512, 8 with AVX2, 4 with NEON; 1 makes scalar code."""
+    AVX-512, 8 with AVX2, 4 with NEON; 1 makes scalar code. The emitter may want `areas`."""
     args = [("ptr", "args"), ("i64", "lo"), ("i64", "hi"), ("ptr", "scratch")]
     f = module.function(name, args)
     pointers = {b: f.load("ptr", f.gep("i64", "%args", i), 8) for i, b in enumerate(kernel.buffers)}
     written = {s.buffer for s in walk(kernel.body) if isinstance(s, Store)}
-    emitter = Emitter(f, lanes, pointers, written)
+    emitter = emitter_type(f, lanes, pointers, written)
     for i, p in enumerate(kernel.params, len(kernel.buffers)):
         emitter.bind_word(p, f.load("i64", f.gep("i64", "%args", i), 8))
-    for b, offset in _layout(kernel)[0]:
-        emitter.pointers[b] = f.gep("i8", "%scratch", emitter.scalar(offset))
+    named: dict[str, Value] = {}
+    for b, offset in _layout(kernel, areas or {})[0]:
+        pointer = f.gep("i8", "%scratch", emitter.scalar(offset))
+        if isinstance(b, Buffer):
+            emitter.pointers[b] = pointer
+        else:
+            named[b] = pointer
+    emitter.areas = named
     emitter.block(kernel.body[:-1])
     emitter.parallel(kernel.body[-1], "%lo", "%hi")
     f.ret()

@@ -20,7 +20,7 @@ from tensorlogic.codegen.llvm_attention_base import (
     loop_of,
     whole_vectors,
 )
-from tensorlogic.codegen.llvm_matmul import transposed
+from tensorlogic.codegen.llvm_packing import transposed
 from tensorlogic.kernels.ir import (
     Stmt,
     Store,

@@ -13,13 +13,27 @@ Multiplication, ACM TOMS 34(3), 2008: a micro-kernel keeps mr x nr accumulators 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 
-from tensorlogic.codegen.emit import Function, Module, Value, constant, vector
-from tensorlogic.codegen.instructions import STORED, loaded
+from tensorlogic.codegen.emit import ArgType, Function, Module, Value, vector
+from tensorlogic.codegen.instructions import STORED
 from tensorlogic.codegen.llvm import Emitter
+from tensorlogic.codegen.llvm_few_rows import (
+    FEW,
+    STRIP,
+    FewRows,
+    dense_library,
+    dense_name,
+    dense_record_bytes,
+    few_shares,
+    make_records,
+    multiply_few,
+    widen_name,
+)
+from tensorlogic.codegen.llvm_packing import PAD, operands, pack, pack_name
 from tensorlogic.kernels.ir import (
     BYTES,
     Buffer,
@@ -35,8 +49,6 @@ from tensorlogic.kernels.ir import (
 )
 from tensorlogic.kernels.spec import ACC, BATCH, COL, ROW, Matmul
 
-_PAD = 32
-"""Floats between panels: panels a multiple of 4 KiB apart would share the same sets of the L1."""
 _FLOAT = 4
 
 
@@ -77,11 +89,11 @@ class Tile:
 
     @property
     def a_floats(self) -> int:
-        return self.strips * self.strip_panels * (self.kc * self.mr + _PAD)
+        return self.strips * self.strip_panels * (self.kc * self.mr + PAD)
 
     @property
     def b_floats(self) -> int:
-        return self.kc * self.nr + _PAD
+        return self.kc * self.nr + PAD
 
     @property
     def scratch_bytes(self) -> int:
@@ -97,8 +109,25 @@ TILES = {
 """By lanes: AVX-512 has 32 registers of 16, AVX2 16 of 8, NEON 32 of 4."""
 
 
-def units(M: int, N: int, batches: int, lanes: int, threads: int) -> tuple[int, int, int]:
-    """(work, chunk, scratch bytes) of a launch: chunks are as large as an even load allows."""
+def units(
+    spec: Matmul, problem: tuple[int, int, int], batches: int, lanes: int, threads: int
+) -> tuple[int, int, int]:
+    """(work, chunk, scratch bytes) of a launch; `problem` is M, N, K."""
+    m, n, k = problem
+    if m <= FEW and reads_columns(spec):
+        scratch = TILES[lanes].scratch_bytes + 4 * (m + 1) * (k + 16) + 128
+        return (*few_shares(m, n, batches, threads), scratch)
+    return (*shares(m, n, batches, lanes, threads), TILES[lanes].scratch_bytes)
+
+
+def reads_columns(spec: Matmul) -> bool:
+    """Whether products of few rows read b as it is."""
+    return spec.b_contiguous == "k" and not spec.windows
+
+
+def shares(M: int, N: int, batches: int, lanes: int, threads: int) -> tuple[int, int]:
+    """The strips of a launch, and how many of them a thread takes at a time: as many as an even
+    load allows."""
     tile = TILES[lanes]
     strips = ceil(M / tile.strip)
     work = strips * ceil(N / tile.nb) * batches
@@ -114,7 +143,7 @@ def units(M: int, N: int, batches: int, lanes: int, threads: int) -> tuple[int, 
 
     costs = {chunk: cost(chunk) for chunk in range(1, tile.strips + 1)} if work else {1: 0}
     near = 1.03 * min(costs.values())  # of like chunks the smallest: a core may be taken away
-    return work, next(c for c in costs if costs[c] <= near), tile.scratch_bytes
+    return work, next(c for c in costs if costs[c] <= near)
 
 
 def matmul_kernel(spec: Matmul, name: str, lanes: int) -> str:
@@ -130,36 +159,32 @@ def matmul_kernel(spec: Matmul, name: str, lanes: int) -> str:
 
 def libraries(spec: Matmul, lanes: int) -> list[tuple[str, tuple[str, ...]]]:
     """The modules that a kernel imports, and their functions: the same for every epilogue."""
-    tile = TILES[lanes]
-    module = Module()
-    for rows in _heights(tile):
-        _micro_kernel(module, rows, tile)
-    made = [(module.text(), tuple(f"multiply{rows}" for rows in _heights(tile)))]
-    for operand, width in zip(_operands(spec), (tile.mr, tile.nr), strict=True):
-        module = Module()
-        _pack(module, operand, width, lanes)
-        made.append((module.text(), (_pack_name(operand, width),)))
+    made = packing_libraries(spec, lanes)
+    if reads_columns(spec):
+        made += dense_library(spec.a_dtype, spec.b_dtype, lanes)
     return made
 
 
-def _operands(spec: Matmul) -> tuple[tuple[str, str | None], tuple[str, str | None]]:
-    """Of a and b: dtype, and a panel's own name for the axis whose stride is 1, "k" or "rows"."""
-    axes = (spec.a_contiguous, spec.b_contiguous)
-    a, b = (axis if axis in ("k", None) else "rows" for axis in axes)
-    return (spec.a_dtype, a), (spec.b_dtype, b)
+def packing_libraries(spec: Matmul, lanes: int) -> list[tuple[str, tuple[str, ...]]]:
+    """What products of many rows import."""
+    tile = TILES[lanes]
+    module = Module()
+    for rows in heights(tile):
+        _micro_kernel(module, rows, tile)
+    made = [(module.text(), tuple(f"multiply{rows}" for rows in heights(tile)))]
+    for operand, width in zip(operands(spec), (tile.mr, tile.nr), strict=True):
+        module = Module()
+        pack(module, operand, width, lanes)
+        made.append((module.text(), (pack_name(operand, width),)))
+    return made
 
 
-def _pack_name(operand: tuple[str, str | None], width: int) -> str:
-    dtype, contiguous = operand
-    return f"pack{width}_{dtype}_{contiguous or 'any'}"
-
-
-def _heights(tile: Tile) -> list[int]:
+def heights(tile: Tile) -> list[int]:
     """The micro-kernels: the last rows of a matrix take the lowest one that holds them."""
     return [rows for rows in (tile.mr // 3, 2 * tile.mr // 3) if rows] + [tile.mr]
 
 
-def _ceil_div(f: Function, a: Value, b: int) -> Value:
+def ceil_div(f: Function, a: Value, b: int) -> Value:
     return f.op("sdiv", "i64", f.add(a, b - 1), str(b))
 
 
@@ -192,130 +217,6 @@ def _micro_kernel(module: Module, rows: int, tile: Tile) -> None:
     f.ret()
 
 
-def _pack(module: Module, operand: tuple[str, str | None], width: int, lanes: int) -> None:
-    """pack(source, rs, ks, rows, panels, kc, to) for an operand's dtype and layout.
-
-    It fills `panels` panels of `width` rows: to[panel][k][row] = source[row * rs + k * ks] as
-    float32. `rows` are there to read: a panel that reaches beyond them repeats the last one, and
-    those products are never stored. A row of `to` is written in whole vectors, whose excess the
-    next row overwrites.
-    """
-    args = [("ptr noalias", "source"), ("i64", "rs"), ("i64", "ks"), ("i64", "rows")]
-    args += [("i64", "panels"), ("i64", "kc"), ("ptr noalias", "to")]
-    f = module.function(_pack_name(operand, width), args)
-    dtype, contiguous = operand
-    element, size = STORED[dtype], BYTES[dtype]
-    type_ = vector("float", lanes)
-    last = f.sub("%rows", 1)
-    stride = f.add(f.mul("%kc", width), _PAD)
-    reach = -(-width // lanes) * lanes
-
-    def row_pointer(row: Value) -> Value:
-        return f.gep(element, "%source", f.mul(f.smin(row, last), "%rs"))
-
-    def one_by_one(panel: Value, k_start: Value) -> None:
-        first, to = f.mul(panel, width), f.gep("float", "%to", f.mul(panel, stride))
-        with f.loop(0, width) as r:
-            source = row_pointer(f.add(first, r.index))
-            with f.loop(k_start, "%kc") as k:
-                raw = f.load(element, f.gep(element, source, f.mul(k.index, "%ks")), size)
-                at = f.add(f.mul(k.index, width), r.index)
-                f.store("float", loaded(f, dtype, raw, 1), f.gep("float", to, at), 4)
-
-    def transposing(panel: Value, turn: int, whole: Value) -> None:
-        """`turn` steps of k at a time, one 32-bit word of each row after the other."""
-        words, first = vector("i32", lanes), f.mul(panel, width)
-        with f.loop(0, reach, lanes) as g:
-            group = f.sub(reach - lanes, g.index)  # the last first: its excess is written over
-            rows = [row_pointer(f.add(f.add(first, group), i)) for i in range(lanes)]
-            to = f.gep("float", f.gep("float", "%to", f.mul(panel, stride)), group)
-            with f.loop(0, whole, turn) as k:
-                at = [f.gep(element, r, k.index) for r in rows]
-                block = [f.load(words, pointer, size) for pointer in at]
-                out = f.gep("float", to, f.mul(k.index, width))
-                lines = [x for w in transposed(f, block, lanes) for x in _split(f, dtype, w, lanes)]
-                for i, line in enumerate(lines):
-                    f.store(type_, line, f.gep("float", out, i * width), 4)
-
-    if contiguous == "k":
-        turn = lanes * 4 // size
-        whole = f.op("and", "i64", "%kc", str(-turn))
-        with f.loop(0, "%panels") as p:
-            transposing(p.index, turn, whole)
-            one_by_one(p.index, whole)
-    elif contiguous == "rows":
-        room = f.op("sdiv", "i64", f.sub("%rows", reach - width), str(width))
-        whole = f.smin(f.smax(room, 0), "%panels")
-        with f.loop(0, "%kc") as k:
-            source = f.gep(element, "%source", f.mul(k.index, "%ks"))
-            to = f.gep("float", "%to", f.mul(k.index, width))
-            with f.loop(0, whole) as p:
-                start = f.gep(element, source, f.mul(p.index, width))
-                out = f.gep("float", to, f.mul(p.index, stride))
-                for v in range(0, width, lanes):
-                    raw = f.load(vector(element, lanes), f.gep(element, start, v), size)
-                    f.store(type_, loaded(f, dtype, raw, lanes), f.gep("float", out, v), 4)
-        with f.loop(whole, "%panels") as p:
-            one_by_one(p.index, "0")
-    else:
-        with f.loop(0, "%panels") as p:
-            one_by_one(p.index, "0")
-    f.ret()
-
-
-def _split(f: Function, dtype: str, words: Value, lanes: int) -> list[Value]:
-    """The float32 values that lie in a vector of 32-bit words, the first of each word first."""
-    whole, type_ = vector("i32", lanes), vector("float", lanes)
-    if dtype == "f32":
-        return [f.cast("bitcast", whole, words, type_)]
-    if dtype == "bf16":
-        low = f.op("shl", whole, words, constant("i32", lanes, "16"))
-        high = f.op("and", whole, words, constant("i32", lanes, "-65536"))
-        return [f.cast("bitcast", whole, bits, type_) for bits in (low, high)]
-    high = f.op("lshr", whole, words, constant("i32", lanes, "16"))
-    halves = [f.cast("trunc", whole, bits, vector("i16", lanes)) for bits in (words, high)]
-    raw = [f.cast("bitcast", vector("i16", lanes), h, vector("half", lanes)) for h in halves]
-    return [loaded(f, dtype, h, lanes) for h in raw]
-
-
-def transposed(f: Function, rows: Sequence[Value], lanes: int) -> list[Value]:
-    """The transpose of `lanes` vectors of 32-bit words.
-
-    Blocks of 4 x 4 within 128 bits first, then the blocks: each step is one instruction on x86.
-    """
-    type_ = vector("i32", lanes)
-
-    def words(a: Value, b: Value, order: Sequence[int]) -> Value:
-        """Words of a (0 to 3) and b (4 to 7), within each 128 bits."""
-        base = range(0, lanes, 4)
-        return f.shuffle(type_, a, b, [g + i % 4 + lanes * (i // 4) for g in base for i in order])
-
-    def blocks(a: Value, b: Value, order: Sequence[int]) -> Value:
-        """Groups of 128 bits of a and b side by side, by number."""
-        return f.shuffle(type_, a, b, [4 * o + i for o in order for i in range(4)])
-
-    columns: list[list[Value]] = []  # [row group][column within the 4 x 4 block]
-    for g in range(0, lanes, 4):
-        a, b, c, d = rows[g : g + 4]
-        columns.append([])
-        for pairs in ((0, 4, 1, 5), (2, 6, 3, 7)):
-            ab, cd = words(a, b, pairs), words(c, d, pairs)
-            columns[-1] += [words(ab, cd, half) for half in ((0, 1, 4, 5), (2, 3, 6, 7))]
-    if lanes == 4:
-        return columns[0]
-    if lanes == 8:
-        first, second = columns
-        return [blocks(first[j], second[j], (q, 2 + q)) for q in range(2) for j in range(4)]
-    out: list[Value] = []
-    for order in ((0, 1, 4, 5), (2, 3, 6, 7)):
-        pairs_of = [
-            [blocks(columns[g][j], columns[g + 1][j], order) for j in range(4)] for g in (0, 2)
-        ]
-        for q in ((0, 2, 4, 6), (1, 3, 5, 7)):
-            out += [blocks(x, y, q) for x, y in zip(*pairs_of, strict=True)]
-    return out
-
-
 class Driver:
     """The kernel's own function: strips, slices of K, panels, and the epilogue."""
 
@@ -336,10 +237,26 @@ class Driver:
         self.packed_b = f.gep("float", self.packed_a, tile.a_floats)
         self.block = f.gep("float", self.packed_b, tile.b_floats)
 
+    def few_rows(self) -> FewRows | None:
+        """How a few rows are multiplied, where that is not by packing."""
+        if not reads_columns(self.spec):
+            return None
+        f, k = self.f, self.size["K"]
+        stride = dense_record_bytes(f, k)
+        line = f.gep("i8", "%scratch", self.tile.scratch_bytes // 64 * 64 + 64)
+        a_dtype, b_dtype = self.spec.a_dtype, self.spec.b_dtype
+        names = widen_name(a_dtype), lambda count: dense_name(b_dtype, count)
+        return FewRows(*names, k, stride, line, f.gep("i8", line, stride))
+
     def write(self) -> None:
         f, tile, size = self.f, self.tile, self.size
-        strips = _ceil_div(f, size["M"], tile.strip)
-        column_blocks = _ceil_div(f, size["N"], tile.nb)
+        few = self.few_rows()
+        nb, is_few = str(tile.nb), "false"
+        if few:
+            is_few = f.icmp("sle", "i64", size["M"], FEW)
+            nb = f.select(is_few, "i64", str(STRIP), nb)
+        strips = ceil_div(f, size["M"], tile.strip)
+        column_blocks = f.op("sdiv", "i64", f.add(size["N"], f.sub(nb, 1)), nb)
         first = f.op("sdiv", "i64", "%lo", strips)
         last = f.op("sdiv", "i64", f.sub("%hi", 1), strips)
         with f.loop(first, f.add(last, 1)) as c:
@@ -347,26 +264,49 @@ class Driver:
             start = f.smax(f.sub("%lo", before), 0)
             stop = f.smin(f.sub("%hi", before), strips)
             batch = f.op("sdiv", "i64", c.index, column_blocks)
-            n0 = f.mul(f.op("srem", "i64", c.index, column_blocks), tile.nb)
-            n1 = f.smin(f.add(n0, tile.nb), size["N"])
+            at = f.op("srem", "i64", c.index, column_blocks)
+            n0 = f.mul(at, nb)
+            n1 = f.smin(f.add(n0, nb), size["N"])
+            if few:
+                new = f.op(
+                    "or", "i1", f.icmp("eq", "i64", c.index, first), f.icmp("eq", "i64", at, 0)
+                )
+                with f.when(f.op("and", "i1", is_few, new)):
+                    make_records(f, few, self.spec.a_dtype, size, partial(self._row_of_a, batch))
             with f.loop(start, stop, tile.strips) as s:
                 m0 = f.mul(s.index, tile.strip)
                 end = f.smin(f.add(s.index, tile.strips), stop)
                 m1 = f.smin(f.mul(end, tile.strip), size["M"])
-                self._products(batch, m0, m1, n0, n1)
+                if few:
+                    with f.when(is_few) as branch:
+                        columns = (*self._column_of_b(batch, n0), f.sub(n1, n0))
+                        multiply_few(f, few, size["M"], columns, (self.block, tile.ldc))
+                        branch.otherwise()
+                        self._products(batch, m0, m1, n0, n1)
+                else:
+                    self._products(batch, m0, m1, n0, n1)
                 self._epilogue(batch, m0, m1, n0, n1)
         f.ret()
+
+    def _row_of_a(self, batch: Value, m: Value) -> Value:
+        return self._element(self.a, self.spec.a_dtype, "a", batch, ("a_m", m))
+
+    def _column_of_b(self, batch: Value, n: Value) -> tuple[Value, Value]:
+        """The address of a column, and the bytes to the next one."""
+        dtype = self.spec.b_dtype
+        at = self._element(self.b, dtype, "b", batch, ("b_n", n))
+        return at, self.f.mul(self.size["b_n"], BYTES[dtype])
 
     def _products(self, batch: Value, m0: Value, m1: Value, n0: Value, n1: Value) -> None:
         """block[m1 - m0, n1 - n0] = the sums over all of K."""
         f, tile, size = self.f, self.tile, self.size
         rows = f.sub(m1, m0)
-        a_panels = _ceil_div(f, rows, tile.mr)
-        b_panels = _ceil_div(f, f.sub(n1, n0), tile.nr)
+        a_panels = ceil_div(f, rows, tile.mr)
+        b_panels = ceil_div(f, f.sub(n1, n0), tile.nr)
         a = self._element(self.a, self.spec.a_dtype, "a", batch, ("a_m", m0))
         b = self._first_of_b(batch, n0, n1)
         # K in even slices; of an empty K one empty slice, which sets the block to zero.
-        slices = f.smax(_ceil_div(f, size["K"], tile.kc), 1)
+        slices = f.smax(ceil_div(f, size["K"], tile.kc), 1)
         even = f.op("sdiv", "i64", f.add(size["K"], f.sub(slices, 1)), slices)
         step = f.op("and", "i64", f.add(even, 31), "-32")
         with f.loop(0, slices) as i:
@@ -382,7 +322,7 @@ class Driver:
                 n = f.mul(j.index, tile.nr)
                 self._pack_b_panel(b_slice, n, f.sub(b_columns, n), kc)
                 with f.loop(0, a_panels) as r:
-                    a_stride = f.add(f.mul(kc, tile.mr), _PAD)
+                    a_stride = f.add(f.mul(kc, tile.mr), PAD)
                     a_panel = f.gep("float", self.packed_a, f.mul(r.index, a_stride))
                     at = f.add(f.mul(r.index, tile.mr * tile.ldc), n)
                     c = f.gep("float", self.block, at)
@@ -404,16 +344,19 @@ class Driver:
     def _multiply(
         self, left: Value, kc: Value, pointers: tuple[Value, Value, Value], more: Value
     ) -> None:
-        """The lowest micro-kernel that holds the rows that are left."""
+        given = [("i64", kc), *(("ptr", p) for p in pointers), ("i1", more)]
+        self._lowest(left, lambda rows: f"multiply{rows}", given)
+
+    def _lowest(self, left: Value, name: Callable[[int], str], given: Sequence[ArgType]) -> None:
+        """A call of the lowest micro-kernel that holds the rows that are left."""
         f = self.f
         done = f.fresh("done")
-        for rows in _heights(self.tile):
+        for rows in heights(self.tile):
             fits, higher = f.fresh("fits"), f.fresh("higher")
             if rows < self.tile.mr:
                 f.branch(f.icmp("sle", "i64", left, rows), fits, higher)
                 f.start(fits)
-            given = [("ptr", p) for p in pointers]
-            f.call("void", f"multiply{rows}", ("i64", kc), *given, ("i1", more))
+            f.call("void", name(rows), *given)
             f.jump(done)
             if rows < self.tile.mr:
                 f.start(higher)
@@ -428,11 +371,11 @@ class Driver:
         kc: Value,
         to: Value,
     ) -> None:
-        a, b = _operands(self.spec)
+        a, b = operands(self.spec)
         if operand == "a":
-            name, strides = _pack_name(a, self.tile.mr), (self.size["a_m"], self.size["a_k"])
+            name, strides = pack_name(a, self.tile.mr), (self.size["a_m"], self.size["a_k"])
         else:
-            name, strides = _pack_name(b, self.tile.nr), (self.size["b_n"], self.size["b_k"])
+            name, strides = pack_name(b, self.tile.nr), (self.size["b_n"], self.size["b_k"])
         given = [("i64", str(n)) for n in (*strides, rows, panels, kc)]
         self.f.call("void", name, ("ptr", source), *given, ("ptr", to))
 

@@ -6,10 +6,8 @@ import hashlib
 from collections.abc import Sequence
 
 from tensorlogic.codegen.emit import Module
-from tensorlogic.codegen.llvm import emit_kernel
-from tensorlogic.codegen.llvm_attention import attention_kernel, attention_units
-from tensorlogic.codegen.llvm_matmul import libraries, matmul_kernel, units
-from tensorlogic.codegen.llvm_windows import window_kernel, window_scratch
+from tensorlogic.codegen.llvm_rows import emit_dot_kernel
+from tensorlogic.devices import products
 from tensorlogic.devices.native import Launch, compile_module, host, threads
 from tensorlogic.devices.planned import PlannedDevice
 from tensorlogic.devices.plans import CpuPlan
@@ -25,6 +23,8 @@ CHUNK = 16_384
 """Elements in a chunk of work, about: some microseconds."""
 SETUP = 16
 """Elements that the rows of a chunk touch for each one that is computed before them."""
+PARTS = 64, 8
+"""Chunks for each thread at most: of other kernels, and of those that round vectors first."""
 
 
 def kernel_name(text: str) -> str:
@@ -68,30 +68,29 @@ class Cpu(PlannedDevice):
 
     def _compile(self, missing: dict[str, Step]) -> None:
         """Kernels of the IR share one module; each product has its own."""
-        module, names = Module(), {}
+        module = Module()
+        names: dict[str, str] = {}
+        imports: dict[str, int] = {}
         for text, step in missing.items():
             name = kernel_name(text)
             if isinstance(step.kernel, Kernel):
                 check_kernel(step.kernel)
-                emit_kernel(module, step.kernel, name, host().lanes)
+                emit_dot_kernel(module, step.kernel, name, host().lanes, products.dot_types())
+                imports |= self._imports(step.kernel)
                 names[text] = name
-            elif isinstance(step.kernel, Attention):
-                source = attention_kernel(step.kernel, name, host().lanes)
-                self._kernels[text] = compile_module(source, [name])[name]
             else:
-                make = window_kernel if step.kernel.windows else matmul_kernel
-                source = make(step.kernel, name, host().lanes)
-                imports = self._imports(step.kernel)
-                self._kernels[text] = compile_module(source, [name], imports)[name]
+                source = products.source(step.kernel, name)
+                shared = self._imports(step.kernel)
+                self._kernels[text] = compile_module(source, [name], shared)[name]
         if names:
-            addresses = compile_module(module.text(), list(names.values()))
+            addresses = compile_module(module.text(), list(names.values()), imports)
             for text, name in names.items():
                 self._kernels[text] = addresses[name]
 
-    def _imports(self, spec: Matmul) -> dict[str, int]:
+    def _imports(self, kernel: Kernel | Matmul | Attention) -> dict[str, int]:
         """The addresses of what products have in common: packing and micro-kernels."""
         found: dict[str, int] = {}
-        for source, functions in libraries(spec, host().lanes):
+        for source, functions in products.libraries(kernel):
             if source not in self._libraries:
                 self._libraries[source] = compile_module(source, functions)
             found |= self._libraries[source]
@@ -100,14 +99,11 @@ class Cpu(PlannedDevice):
     @staticmethod
     def _launch(step: Step, function: int) -> Launch:
         words = len(step.buffers) + len(step.params)
-        if isinstance(step.kernel, Matmul):
-            m, n, _ = step.problem
-            work, chunk, _ = units(m, n, step.batch, host().lanes, threads())
+        if not isinstance(step.kernel, Kernel):
+            work, chunk, _ = products.product_units(step)
             return Launch(function, words, work, chunk)
-        if isinstance(step.kernel, Attention):
-            work, chunk, _ = attention_units(step.kernel, step.sizes(), host().lanes)
-            return Launch(function, words, work, chunk)
-        share = -(-step.work // (64 * threads()))
+        parts = PARTS[products.has_dots(step.kernel)] * threads()
+        share = -(-step.work // parts)
         chunk = max(1, CHUNK // step.cost, share)
         if step.cost == 1:
             chunk = -(-chunk // 64) * 64
@@ -119,10 +115,4 @@ class Cpu(PlannedDevice):
     @staticmethod
     def scratch(step: Step) -> int:
         """Bytes of local memory that a worker needs for a step."""
-        if isinstance(step.kernel, Matmul):
-            m, n, _ = step.problem
-            more = window_scratch(host().lanes) if step.kernel.windows else 0
-            return units(m, n, step.batch, host().lanes, threads())[2] + more
-        if isinstance(step.kernel, Attention):
-            return attention_units(step.kernel, step.sizes(), host().lanes)[2]
-        return step.scratch
+        return products.scratch(step)

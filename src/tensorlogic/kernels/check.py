@@ -109,6 +109,17 @@ def check_kernel(kernel: Kernel) -> None:
                 known = e.attr in arguments or (e.attr.local and e.attr in written)
                 _require(known, "a buffer that is not an argument", e)
 
+    def check_dot(s: Fold, scope: set[str]) -> None:
+        dot = s.dot
+        assert dot is not None
+        zero = len(s.init) == 1 and s.init[0].op == "const" and s.init[0].attr == 0
+        _require(zero and s.acc[0].dtype == "f32", "a dot is one sum from 0", s.index)
+        check_roots((dot.blocks, dot.at, dot.x_at), scope)
+        _require(dot.weights.dtype == "u8", "blocks are bytes", dot.weights.name)
+        _require(dot.x.dtype in ("f16", "bf16", "f32"), "x is of floats", dot.x.name)
+        for b in (dot.weights, dot.x):
+            _require(b in arguments or b.local, "a buffer that is not an argument", b.name)
+
     def block(body: tuple[Stmt, ...], scope: set[str], vector: bool) -> None:
         scope = set(scope)
         for s in body:
@@ -131,6 +142,8 @@ def check_kernel(kernel: Kernel) -> None:
                         _require(v.op == "var" and v.attr not in scope, "a new var", v)
                         _require(all(t[i].dtype == v.dtype for t in tuples), "one type", v)
                     check_roots(s.init, scope)
+                    if s.dot is not None:
+                        check_dot(s, scope)
                     sides = {v.attr for v in (*s.left, *s.right)}
                     check_roots(s.merge, scope | sides)
                     inside |= {v.attr for v in s.acc}

@@ -207,8 +207,25 @@ class Loop:
 
 
 @dataclass(frozen=True, eq=False)
+class BlockDot:
+    """What a fold computes: sum over k < K of x[x_at + k] * W[k], where W are the elements of
+    `blocks` (i64) blocks of a quantized type that stand in a row from byte `at` of `weights` on."""
+
+    quant: str
+    blocks: Expr
+    weights: Buffer
+    at: Expr
+    x: Buffer
+    x_at: Expr
+
+
+@dataclass(frozen=True, eq=False)
 class Fold:
-    """for index in [start, stop): body; acc = step. `merge` combines `left` and `right` vars."""
+    """for index in [start, stop): body; acc = step. `merge` combines `left` and `right` vars.
+
+    With a `dot`, the fold (of one sum, from 0) may be computed as that says instead, with x rounded
+    to 16 bits in blocks. It is there only where the precision that was asked for allows it.
+    """
 
     index: Expr
     start: Expr
@@ -221,6 +238,7 @@ class Fold:
     right: tuple[Expr, ...]
     merge: tuple[Expr, ...]
     body: tuple[Stmt, ...] = ()
+    dot: BlockDot | None = None
 
 
 def fold_of(
@@ -232,11 +250,12 @@ def fold_of(
     step: tuple[Expr, ...],
     merge: Merge | None,
     body: tuple[Stmt, ...] = (),
+    dot: BlockDot | None = None,
 ) -> Fold:
     """A fold whose sides are named after its accumulators; without `merge` it is never merged."""
     left, right = (tuple(var(f"{v.attr}{s}", v.dtype) for v in acc) for s in "lr")
     merged = merge(left, right) if merge else left
-    return Fold(index, *bounds, kind, acc, init, step, left, right, merged, body)
+    return Fold(index, *bounds, kind, acc, init, step, left, right, merged, body, dot)
 
 
 @dataclass(frozen=True, eq=False)
@@ -420,6 +439,11 @@ def kernel_text(kernel: Kernel) -> str:
                 inits = ", ".join(
                     f"{v.attr} = {show(i, pad)}" for v, i in zip(s.acc, s.init, strict=True)
                 )
+                if s.dot is not None:
+                    d = s.dot
+                    row = f"{d.weights.name}[{show(d.at, pad)}]"
+                    x = f"{d.x.name}[{show(d.x_at, pad)}]"
+                    lines.append(f"{pad}dot of {show(d.blocks, pad)} {d.quant} at {row} with {x}")
                 lines.append(f"{pad}{s.kind} fold {s.index.attr} in {bound} with {inits}")
                 block(s.body, depth + 1)
                 for v, e in zip(s.acc, s.step, strict=True):

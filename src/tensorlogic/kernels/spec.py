@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tensorlogic.kernels.ir import (
-    BYTES,
+    MEMORY_TYPES,
     Buffer,
     Check,
     Expr,
@@ -40,6 +40,7 @@ class Matmul:
     `quants`: then b is read as blocks along k. Its buffer is u8, `b_contiguous` is "k", K a
     multiple of the block, `b_n` and `b_batch` are the bytes from one row of blocks (one batch) to
     the next, and `b_k` is 0. Only devices that say so (`Traits.block_operands`) get such products.
+    Unless it is `exact`, such a product may round a to 16 bits in blocks of it.
 
     `a_contiguous` ("k", "m" or None) and
     `b_contiguous` ("k", "n" or None) say which stride is known to be 1. For each element of the
@@ -62,12 +63,17 @@ class Matmul:
     stores: tuple[Store, ...]
     buffers: tuple[Buffer, ...]
     params: tuple[Expr, ...] = ()
+    exact: bool = False
     windows: bool = False
 
     @property
+    def quantized(self) -> bool:
+        return self.b_dtype not in MEMORY_TYPES
+
+    @property
     def all_buffers(self) -> tuple[Buffer, ...]:
-        b_dtype = self.b_dtype if self.b_dtype in BYTES else "u8"
-        return (Buffer("a", self.a_dtype), Buffer("b", b_dtype), *self.buffers)
+        b = "u8" if self.quantized else self.b_dtype
+        return (Buffer("a", self.a_dtype), Buffer("b", b), *self.buffers)
 
     @property
     def all_params(self) -> tuple[Expr, ...]:
@@ -77,7 +83,8 @@ class Matmul:
 def matmul_text(spec: Matmul) -> str:
     """The product as text; equal text means the same kernel."""
     a, b = spec.a_contiguous or "strided", spec.b_contiguous or "strided"
-    blocks = f" in blocks of {spec.b_dtype}" if spec.b_dtype not in BYTES else ""
+    exact = "exact " if spec.exact else ""
+    blocks = f" in {exact}blocks of {spec.b_dtype}" if spec.quantized else ""
     kind = "windows of b" if spec.windows else f"b along {b}{blocks}"
     head = f"product of a along {a} and {kind}: acc for each batch, row, col\n"
     return head + kernel_text(Kernel(spec.all_buffers, spec.all_params, spec.stores))

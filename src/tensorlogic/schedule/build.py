@@ -101,8 +101,7 @@ class Builder:
         def stored(n: Node) -> bool:
             return id(n) in self._stored and id(n) not in own
 
-        blocks = self._traits.block_operands
-        return Lowering(stored, self.memory_type, factors, RULES, blocks)
+        return Lowering(stored, self.memory_type, factors, RULES, self._traits, self._exact)
 
     def _restarting(self, root: Node, build: Callable[[Factors], Made]) -> Made:
         """Lower until nothing has to be split or stored any more."""

@@ -39,6 +39,8 @@ from tensorlogic.schedule.windows import is_window, window_numbers
 
 ZERO64 = const(0, "i64")
 STATUS = "status"
+MAX_COPIES = 16
+"""Copies of a body that unrolled loops make at most, where it is not folded."""
 Number = int | Node | CheckRecord
 """A launch parameter: known, a Python number that each run reads anew, or a status slot."""
 
@@ -293,9 +295,12 @@ class Emitter:
             self.place(g, at)
             indices.append((g, at, self.extent(g)))
         stmts: list[Stmt] = final()
+        copies = 1
         for i, (g, at, stop) in reversed(list(enumerate(indices))):
             innermost = i == len(indices) - 1
-            kind = "vector" if innermost and vector else "unrolled" if g[-1].static else "serial"
+            kind = "vector" if innermost and vector else "serial"
+            if kind == "serial" and g[-1].static and copies * g[-1].extent <= MAX_COPIES:
+                kind, copies = "unrolled", copies * g[-1].extent
             stmts = [Loop(at, ZERO64, stop, kind, tuple(stmts))]
         return stmts
 
@@ -333,9 +338,24 @@ class Emitter:
             static = groups[i][-1].static
             kind = "vector" if i == lanes else "unrolled" if static else "serial"
             step, merge = record.fold.merge(acc, inner), record.fold.merge
-            stmts = (fold_of(at, (start, stop), kind, acc, init, step, merge, stmts),)
+            dot = self.dot(record) if i == 0 and part is None else None
+            stmts = (fold_of(at, (start, stop), kind, acc, init, step, merge, stmts, dot),)
             inner = acc
         return list(stmts)
+
+    def dot(self, record: FoldRecord) -> ir.BlockDot | None:
+        """What the fold is, if it is a row of blocks times a vector."""
+        d = record.dot
+        if d is None or record.checks:
+            return None
+        return ir.BlockDot(
+            d.quant,
+            self.number(d.blocks),
+            self.buffer(d.weights),
+            self.address(d.at),
+            self.buffer(d.x),
+            self.address(d.x_at),
+        )
 
     def rows(self, row: Expr, count: int, body: Sequence[Stmt], touched: int) -> Step:
         """The launch of `count` rows in parallel, which touch so many elements in all."""
@@ -428,7 +448,8 @@ def matmul_step(low: Lowering, outputs: Sequence[Output], traits: Traits) -> Ste
         stores,
         emitter.all_buffers(),
         tuple(emitter.params),
-        bool(windows),
+        exact=bool(low.product.quant) and low.exact,
+        windows=bool(windows),
     )
     numbers: list[Number] = [m, n, k, batches, *strides["a"], *strides["b"], *windows]
     step = emitter.step([], 0, 0)

@@ -25,6 +25,7 @@ from tensorlogic.schedule.affine import (
     SplitNeeded,
     dot,
 )
+from tensorlogic.schedule.traits import Traits
 from tensorlogic.storage import contiguous_strides
 
 _IR_TYPE = {"float": "f32", "int": "i32", "bool": "bool"}
@@ -76,6 +77,20 @@ class FoldRecord:
     result: tuple[Expr, ...]
     init: tuple[Expr, ...]
     checks: list[CheckRecord] = field(default_factory=list)
+    dot: DotRecord | None = None
+
+
+@dataclass(frozen=True)
+class DotRecord:
+    """A fold that is a row of blocks times a vector: byte address and vector without the fold's
+    loops."""
+
+    quant: str
+    blocks: int
+    weights: BufferRef
+    at: Affine
+    x: BufferRef
+    x_at: Affine
 
 
 @dataclass(frozen=True)
@@ -142,13 +157,16 @@ class Lowering:
         memory_type: Callable[[Node], str],
         factors: dict[tuple[int, int], tuple[tuple[int, bool], ...]],
         rules: Mapping[str, Rule],
-        block_operands: frozenset[str],
+        traits: Traits,
+        exact: bool,
     ):
         self.stored = stored
         self.memory_type = memory_type
         self.factors = factors
         self.rules = rules
-        self.block_operands = block_operands
+        self.traits = traits
+        self.exact = exact
+        self._decoded: dict[int, tuple[Node, str, Affine]] = {}
         self.whole_blocks = False
         """Whether a quantized value is wanted as a load of its element, which is not decoded."""
         self.folds_allowed = True
@@ -312,13 +330,15 @@ class Lowering:
         inside = {t: c for t, c in flat.terms.items() if c % quant.block}
         start = flat.const % quant.block
         digits: list[Expr] | None = None
+        walks = False
         if not inside:
             digits = [const(d, "i64") for d in _digits_of(start, quant.digits)]
         elif not start:
             weights = contiguous_strides(quant.digits)
             wanted = {(w, n) for w, n in zip(weights, quant.digits, strict=True)}
             have = {(c, t.extent if isinstance(t, LoopVar) else 0): t for t, c in inside.items()}
-            if set(have) == wanted:
+            walks = set(have) == wanted
+            if walks:
                 digits = [
                     have[w, n].expr  # type: ignore[union-attr]
                     for w, n in zip(weights, quant.digits, strict=True)
@@ -348,7 +368,31 @@ class Lowering:
                 return load_of(f16, block * (quant.nbytes // 2) + offset.attr // 2, where)
             return load_of(f16, _plus(block * (quant.nbytes // 2), offset >> 1), where)
 
-        return quant.decode(byte, half, tuple(digits))
+        value = quant.decode(byte, half, tuple(digits))
+        if walks and where is None:
+            self._decoded[id(value)] = node, storage, flat
+            self._keep.append(value)
+        return value
+
+    def dot_of(self, k: Affine, left: Expr, right: Expr) -> DotRecord | None:
+        """What sum over k of left * right is, if left is a vector and right a row of blocks."""
+        decoded = self._decoded.get(id(right))
+        if self.exact or decoded is None or not is_load(left) or left.args:
+            return None
+        (x, at), (node, storage, flat) = left.attr, decoded
+        quant, own = QUANTS[storage], k.variables
+        row = Affine(flat.const, {t: c for t, c in flat.terms.items() if t not in own})
+        rest = {t: c for t, c in at.terms.items() if t not in own}
+        along = all(at.coefficient(v) == flat.coefficient(v) == k.coefficient(v) for v in own)
+        whole = all(c % quant.block == 0 for c in (row.const, *row.terms.values()))
+        if rest or not (along and whole) or x.dtype not in ("f16", "bf16", "f32"):
+            return None
+        start = Affine(
+            row.const // quant.block, {t: c // quant.block for t, c in row.terms.items()}
+        )
+        count = math.prod(v.extent for v in own) // quant.block
+        weights = self.ref(node, "u8")
+        return DotRecord(storage, count, weights, start * quant.nbytes, x, Affine(at.const))
 
     # ---- folds ----
 

@@ -11,7 +11,7 @@ from tensorlogic.graph import Node
 from tensorlogic.kernels.ir import Expr, cast, const, fma, select, unary
 from tensorlogic.kernels.spec import ACC
 from tensorlogic.philox import philox
-from tensorlogic.quants import QUANTS, QuantType
+from tensorlogic.quants import QUANTS
 from tensorlogic.schedule.affine import (
     ZERO,
     Affine,
@@ -36,7 +36,7 @@ from tensorlogic.schedule.lower import (
 from tensorlogic.storage import contiguous_strides
 
 SMALL_PRODUCT = 4
-"""Matrix products of so few rows are folds over the weights, fused like any reduction."""
+"""Matrix products of so few rows are folds over weights that do not lie along their depth."""
 LONG = 1 << 17
 """Values that one result folds from which on it is done in two stages."""
 PARTS = 64
@@ -277,20 +277,31 @@ def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
         return [*batch, *pair]
 
     quant = _quant(b)
-    as_blocks = quant in low.block_operands and not _quant(a) and _in_blocks(low, b, QUANTS[quant])
+    taken = quant in low.traits.block_operands and not _quant(a)
+    as_blocks = taken and _along_depth(low, b, QUANTS[quant].block)
     decoded = (quant or _quant(a)) and not as_blocks
-    if node.shape[-2] <= SMALL_PRODUCT or a.shape[-1] == 0 or decoded:
+    rows = node.shape[-2]
+    few = rows <= low.traits.fold_rows
+    if not few and rows <= SMALL_PRODUCT:
+        few = not (as_blocks or _along_depth(low, b, 1))
+    if few or a.shape[-1] == 0 or decoded:
         depth, axis = a.shape[-1], len(node.shape)
         low.fold_once(node, at)
         variables, k = low.axis(node, axis, depth)
         fold = ops.reduce_sum.fold
         assert fold is not None
 
-        def element() -> tuple[Expr, ...]:
-            left = low.value(a, operand(a, at[-2], k))
-            return (left * low.value(b, operand(b, k, at[-1])),)
+        factors: list[Expr] = []
 
-        return low.fold(node, at, fold, "f32", variables, element)
+        def element() -> tuple[Expr, ...]:
+            factors[:] = [low.value(a, operand(a, at[-2], k)), low.value(b, operand(b, k, at[-1]))]
+            return (factors[0] * factors[1],)
+
+        folds = len(low.folds)
+        result = low.fold(node, at, fold, "f32", variables, element)
+        if len(low.folds) > folds:
+            low.folds[-1].dot = low.dot_of(k, *factors)
+        return result
     loops, wanted = dense(at), dense(low.identity)
     plain = loops is not None and loops == wanted
     busy = low.product is not None or low.row_variables is not None
@@ -323,8 +334,9 @@ def _quant(x: Node) -> str:
     return storage if storage in QUANTS else ""
 
 
-def _in_blocks(low: Lowering, b: Node, quant: QuantType) -> bool:
-    """Whether the rows of blocks of a quantized operand b run along the depth of a product."""
+def _along_depth(low: Lowering, b: Node, block: int) -> bool:
+    """Whether the elements of an operand b, or its rows of blocks, run along the depth of a product
+    without a gap."""
     loops = [LoopVar(f"q{i}", n, (id(b), i, 0)) for i, n in enumerate(b.shape)]
     low.whole_blocks = True
     try:
@@ -337,7 +349,7 @@ def _in_blocks(low: Lowering, b: Node, quant: QuantType) -> bool:
         return False
     at, depth = load.attr[1], loops[-2]
     others = (c for t, c in at.terms.items() if t is not depth)
-    whole = all(n % quant.block == 0 for n in (at.const, depth.extent, *others))
+    whole = all(n % block == 0 for n in (at.const, depth.extent, *others))
     return whole and at.coefficient(depth) == 1
 
 

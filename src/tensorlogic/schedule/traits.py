@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tensorlogic.quants import QUANTS
+
 
 @dataclass(frozen=True)
 class Traits:
     """`gpu`: whether threads of a group share out vector loops (Metal, CUDA) or lanes of a core.
 
     `block_operands` are the quantized types of which the device's product kernels take b as blocks.
+    `fold_rows`: products of so many rows at most with weights along their depth are folds over the
+    weights, fused like any reduction; what has more rows is left to the product kernels.
     """
 
     gpu: bool = False
     block_operands: frozenset[str] = frozenset()
+    fold_rows: int = 4
 
 
-CPU = Traits()
+CPU = Traits(block_operands=frozenset(QUANTS), fold_rows=1)
 GPU = Traits(gpu=True)
