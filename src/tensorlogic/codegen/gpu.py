@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tensorlogic.codegen import clike, gpu_matmul
+from tensorlogic.codegen import clike, forms, gpu_matmul
+from tensorlogic.codegen.rewrite import roughened
 from tensorlogic.kernels.ir import Kernel
 from tensorlogic.kernels.spec import Matmul
-
-WIDTH = 256
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ def gpu_launch(
         tile = gpu_matmul.choose_tile(kernel, dialect, sizes)
         source = gpu_matmul.render(kernel, name, dialect, tile)
         return GpuLaunch(source, name, gpu_matmul.groups(tile, sizes), tile.threads)
-    source = clike.render(kernel, name, dialect, width=WIDTH)
-    threads = clike.group_size(kernel, WIDTH)
-    return GpuLaunch(source, name, clike.grid(kernel, sizes, WIDTH) // threads, threads)
+    printed, form = forms.chosen(kernel, sizes)
+    source = clike.render(roughened(printed), name, dialect, form=form)
+    groups, threads = forms.groups(printed, sizes, form), forms.group_size(printed, form)
+    return GpuLaunch(source, name, groups, threads)
