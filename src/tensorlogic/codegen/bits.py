@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from tensorlogic.kernels.ir import Expr, binary, cast, const, nodes_of, rebuilt
 
 FIELD = "field"
-"""A float from bits: args (bits,), attr (flip, scale, bias): (bits ^ flip) * scale + bias."""
+"""A float from the bits of words, which no two have in common: args (word, ...), attr (masks, flip,
+scale, bias): ((word & mask) ^ ... ^ flip) * scale + bias."""
 _FRACTION = 23
 
 
@@ -95,10 +96,10 @@ def floated(n: Expr, args: tuple[Expr, ...]) -> Expr:
     if n.op == "cast" and n.dtype == "f32" and args[0].dtype == "i32":
         return as_float(args[0])
     if n.op in ("add", "sub") and args[0].op == FIELD and args[1].op == "const":
-        flip, scale, bias = args[0].attr
+        masks, flip, scale, bias = args[0].attr
         bias += args[1].attr if n.op == "add" else -args[1].attr
         if abs(bias) < 2**16 and float(bias).is_integer():
-            return Expr(FIELD, "f32", args[0].args, (flip, scale, bias))
+            return Expr(FIELD, "f32", args[0].args, (masks, flip, scale, bias))
     return simple(n, args)
 
 
@@ -229,32 +230,29 @@ def as_float(e: Expr) -> Expr:
     if fields:
         placed = _placed(fields, flip)
         if placed is not None:
-            bits, up = placed
-            return Expr(FIELD, "f32", (bits,), (flip << up, 2.0**-up, float(bias)))
+            words, masks, up = placed
+            return Expr(FIELD, "f32", words, (masks, flip << up, 2.0**-up, float(bias)))
     bound = largest(e)
     if bound is not None and max(bound, flip) < 2**_FRACTION:
-        return Expr(FIELD, "f32", (e,), (flip, 1.0, float(bias)))
+        every = (1 << bound.bit_length()) - 1
+        return Expr(FIELD, "f32", (e,), ((every,), flip, 1.0, float(bias)))
     whole = binary("xor", e, flip) if flip else e
     whole = whole + bias if bias else whole
     return Expr("cast", "f32", (whole,))
 
 
-def _placed(fields: list[Field], flip: int) -> tuple[Expr, int] | None:
-    """The bits of all fields in one word, and by how much they stand too high there: as they are
-    in the first word, if that is low enough."""
+def _placed(
+    fields: list[Field], flip: int
+) -> tuple[tuple[Expr, ...], tuple[int, ...], int] | None:
+    """Words and masks that hold the fields side by side, and by how much all stand too high: as
+    they are in the first word, if that is low enough."""
     width = max(_bits(fields), flip).bit_length()
     first = fields[0]
     for up in (first.shift - first.place, first.shift - first.place - 16, 0):
         if up < 0 or up + width > _FRACTION:
             continue
-        parts = []
-        for f in fields:
-            word = _moved(f.word, f.shift - f.place - up)
-            parts.append(word & (f.mask << (f.place + up)))
-        bits = parts[0]
-        for p in parts[1:]:
-            bits = bits | p
-        return bits, up
+        words = tuple(_moved(f.word, f.shift - f.place - up) for f in fields)
+        return words, tuple(f.mask << (f.place + up) for f in fields), up
     return None
 
 
@@ -307,7 +305,7 @@ def linear(e: Expr, moving: set[str]) -> tuple[Expr | None, Expr | None, Expr]:
 def _named(n: Expr, names: set[str]) -> bool:
     if n.op != "var":
         return False
-    return re.split(r"[\[,]", n.attr.removeprefix("AT("))[0] in names
+    return re.split(r"[\[,.]", n.attr.removeprefix("AT("))[0] in names
 
 
 def power_of_two(n: int, most: int = 16) -> int:

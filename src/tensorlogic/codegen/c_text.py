@@ -285,8 +285,11 @@ class KernelText:
         if op.startswith("rough_"):
             return f"{op}({', '.join(map(bare, a))})"
         if op == FIELD:
-            flip, scale, bias = n.attr
-            return f"field_float({bare(a[0])}, {flip}u, {_real(scale)}, {_real(bias)})"
+            masks, flip, scale, bias = n.attr
+            bits = f"FIELD ^ {flip}u" if flip else "FIELD"
+            for word, mask in zip(a, masks, strict=True):
+                bits = f"masked({bare(word)}, {mask}, {bits})"
+            return f"field_float({bits}, {_real(scale)}, {_real(bias)})"
         if op in ("eq", "ne") and n.args[0].dtype == "f32" and a[0] == a[1]:
             return f"is_nan({bare(a[0])})" if op == "ne" else f"(!is_nan({bare(a[0])}))"
         if op in ("eq", "ne", "lt", "le") and any(map(_infinite, n.args)):

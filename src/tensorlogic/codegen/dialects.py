@@ -13,7 +13,8 @@ Below its prelude a kernel's text is the same in both. It uses these names:
     lane_xor(x, d)                        the value of lane LANE ^ d
     COUNT(buffer, at)                     adds one, atomically
     math_*, min_nan, max_nan              float functions that do not rely on fast math
-    field_float(bits, flip, scale, bias)  (bits ^ flip) * scale + bias, bits and flip below 2**23
+    masked(word, mask, rest) FIELD        (word & mask) ^ rest; what such a chain begins with
+    field_float(bits, scale, bias)        bits * scale + bias, where the bits of a chain are < 2**23
     rough_exp rough_div rough_div_small   with an error of a few units of the 22nd bit, for results
                                           that are stored as halfs; _small: |divisor| below 2**126
     is_nan, float_key                     tests of bits; keys are integers ordered as the floats
@@ -76,9 +77,9 @@ template <typename T, int N> struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N :
 #define math_rint(x) rint(x)
 #define math_abs(x) fabs(x)
 #define math_fma(x, y, z) fma(x, y, z)
-FUNC float field_float(int bits, uint flip, float scale, float bias) {{
-    return fma(float(uint(bits) ^ flip), scale, bias);
-}}
+#define FIELD 0u
+#define masked(word, mask, rest) ((uint(word) & uint(mask)) ^ (rest))
+#define field_float(bits, scale, bias) fma(float(bits), scale, bias)
 #define rough_exp(x) exp(x)
 #define rough_div(x, y) ((x) / (y))
 #define rough_div_small(x, y) ((x) / (y))
@@ -145,8 +146,14 @@ template <typename T, int N> struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N :
 #define math_rint(x) rintf(x)
 #define math_abs(x) fabsf(x)
 #define math_fma(x, y, z) fmaf(x, y, z)
-FUNC float field_float(int bits, uint flip, float scale, float bias) {{
-    return fmaf(as_float(uint(bits) ^ (flip | 0x4b000000u)), scale, bias - 8388608.0f * scale);
+#define FIELD 0x4b000000u
+FUNC uint masked(uint word, uint mask, uint rest) {{
+    uint bits;
+    asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(bits) : "r"(word), "r"(mask), "r"(rest));
+    return bits;
+}}
+FUNC float field_float(uint bits, float scale, float bias) {{
+    return fmaf(as_float(bits), scale, bias - 8388608.0f * scale);
 }}
 FUNC float rough_exp(float x) {{
     float y;
@@ -218,7 +225,7 @@ FUNC void store_pack{suffix}({space} T* to, PACK(T, N) pack, index_t left, bool 
 
 def _words() -> dict[str, str]:
     out = {}
-    for size, ctype, count in ((2, "int", 0), (4, "int", 0), (8, "ushort", 4), (16, "int", 4)):
+    for size, ctype, count in ((2, "int", 0), (4, "int", 0), (16, "int", 4)):
         name, result = f"load_word{size}", f"PACK({ctype}, {count})" if count else "int"
         if count:
             each = size // count
@@ -246,8 +253,18 @@ def _joined(size: int, at: str) -> str:
     return " | ".join(parts)
 
 
+_WORD8 = f"""\
+FUNC int2 load_word8(DEVICE const uchar* p, bool fast) {{
+    if (fast) return *(DEVICE const int2*)p;
+    int2 words;
+    words.x = int({_joined(4, "")});
+    words.y = int({_joined(4, "4 + ")});
+    return words;
+}}"""
+
 HELPERS = {
     **_words(),
+    "load_word8": _WORD8,
     **_pack_helpers("", "DEVICE"),
     **_pack_helpers("_local", "THREADGROUP"),
     "int_min": "template <typename T> FUNC T int_min(T x, T y) { return x < y ? x : y; }",

@@ -343,7 +343,7 @@ def _span(
         return spans.get(n.attr)
     if n.op == "cast":
         return (-(2**31), 2**31) if n.args[0].dtype != "i32" else None
-    if any(x is None for x in a):
+    if not a or any(x is None for x in a):
         return None
     (x, *rest) = [v for v in a if v is not None]
     y = rest[0] if rest else x

@@ -82,12 +82,14 @@ class NestText(Packs):
 
 
 def lane_digits(nest: Nest, most: int) -> list[tuple[Expr, int]]:
-    """The digits beside the last that lanes share out: none by which an element is shifted."""
-    shifting: set[str] = set()
-    moving = {n for n in nodes_of(nest.decoded) if n.op == "index" and n is nest.last}
-    for n in nodes_of(nest.decoded):
-        if n.op in ("shr", "shl", "sar") and moving & set(nodes_of(n.args[0])):
-            shifting |= {x.attr for x in nodes_of(n.args[1]) if x.op == "index"}
+    """The digits beside the last that lanes share out: those that are parts of addresses alone."""
+    shifting = {
+        x.attr
+        for n in nodes_of(nest.decoded)
+        if n.op == "cast" and n.dtype == "i32"
+        for x in nodes_of(n)
+        if x.op == "index"
+    }
     out: list[tuple[Expr, int]] = []
     for digit, extent in nest.others:
         if digit.attr not in shifting and extent <= most:
@@ -221,7 +223,7 @@ class Decoded:
     def ctype(self, run: Run) -> str:
         size = self.size(run)
         if run.buffer.dtype == "u8":
-            return {16: "PACK(int, 4)", 8: "PACK(ushort, 4)"}.get(size, "int")
+            return {16: "PACK(int, 4)", 8: "int2"}.get(size, "int")
         memory = MEMORY[run.buffer.dtype]
         return f"PACK({memory}, {size})" if size > 1 else memory
 
@@ -252,8 +254,10 @@ class Decoded:
             row = f"[{text.turn_of_row}]" if run.own else ""
             name = run.names[first] + row
             if run.buffer.dtype == "u8":
-                each = {16: 4, 8: 2}.get(size, size)
-                word = f"AT({name}, {(at - first) // each})" if size > 4 else name
+                each = min(size, 4)
+                word = {16: f"AT({name}, {(at - first) // 4})", 8: f"{name}.{'xy'[at % 8 // 4]}"}.get(
+                    size, name
+                )
                 e = var(word, "i32")
                 text.env["var", word] = (word, here if run.own else depth)
                 yield load, _byte(e, (at - first) % each, each)
