@@ -1,10 +1,10 @@
 """Fields of bits in words: how the digits of quantized blocks become floats in few operations.
 
 A quantized element is decoded from bytes of its block. Where neighbouring bytes are loaded as one
-word, a byte is a field of the word, and so are a nibble of it, a bit of it, or a nibble and a bit of
-another word side by side. `Simplifier` brings expressions of known digits to such fields and turns
-fields into floats without a conversion: bits below 2**23, put into the fraction of 2**23, make a
-float whose difference from 2**23 is their value.
+word, a byte is a field of the word, and so are a nibble of it, a bit of it, or a nibble and a bit
+of another word side by side. `Simplifier` brings expressions of known digits to such fields and
+turns fields into floats without a conversion: bits below 2**23, put into the fraction of 2**23,
+make a float whose difference from 2**23 is their value.
 """
 
 from __future__ import annotations
@@ -182,12 +182,7 @@ def _merged(fields: list[Field]) -> list[Field]:
     """Those that stand as they do in one word are one."""
     out: list[Field] = []
     for f in fields:
-        same = (g.word is f.word or (g.word.op == "var" and g.word.attr == f.word.attr) for g in out)
-        near = [
-            g
-            for g, one in zip(out, same, strict=True)
-            if one and g.shift - g.place == f.shift - f.place
-        ]
+        near = [g for g in out if _alike(g, f)]
         if not near:
             out.append(f)
             continue
@@ -196,6 +191,12 @@ def _merged(fields: list[Field]) -> list[Field]:
         bits = (f.mask << f.place | g.mask << g.place) >> place
         out[out.index(g)] = Field(g.word, g.shift - g.place + place, bits, place)
     return out
+
+
+def _alike(f: Field, g: Field) -> bool:
+    """Whether two fields stand alike in one word."""
+    one = f.word is g.word or (f.word.op == "var" and f.word.attr == g.word.attr)
+    return one and f.shift - f.place == g.shift - g.place
 
 
 def _bits(fields: list[Field]) -> int:
@@ -241,9 +242,7 @@ def as_float(e: Expr) -> Expr:
     return Expr("cast", "f32", (whole,))
 
 
-def _placed(
-    fields: list[Field], flip: int
-) -> tuple[tuple[Expr, ...], tuple[int, ...], int] | None:
+def _placed(fields: list[Field], flip: int) -> tuple[tuple[Expr, ...], tuple[int, ...], int] | None:
     """Words and masks that hold the fields side by side, and by how much all stand too high: as
     they are in the first word, if that is low enough."""
     width = max(_bits(fields), flip).bit_length()
@@ -311,5 +310,3 @@ def _named(n: Expr, names: set[str]) -> bool:
 def power_of_two(n: int, most: int = 16) -> int:
     """The largest power of two that divides n, `most` at most."""
     return most if n == 0 else min(n & -n, most)
-
-

@@ -24,7 +24,8 @@ from tensorlogic.codegen.dialects import assemble
 from tensorlogic.codegen.forms import FLAT_GROUP, SIMD, TEAMS, Form
 from tensorlogic.codegen.nest_text import NestText
 from tensorlogic.codegen.nests import nest_of
-from tensorlogic.codegen.packing import can_pack
+from tensorlogic.codegen.packing import can_pack, packed_loads
+from tensorlogic.codegen.packs import Plan
 from tensorlogic.kernels.check import KernelError
 from tensorlogic.kernels.ir import (
     Barrier,
@@ -37,6 +38,7 @@ from tensorlogic.kernels.ir import (
     Stmt,
     Store,
     exprs_of,
+    nodes_of,
     walk,
 )
 
@@ -66,7 +68,7 @@ def render(
 ) -> str:
     """The whole text of a kernel in a dialect ("metal" or "cuda").
 
-    `width` threads share a row: 32, 256 or 1024. `index` is the type of addresses: "i32" where each
+    `width` threads share a row: 32, 128, 256, 512 or 1024. `index` is the type of addresses: "i32" where each
     address, extent and i64 value of a launch is below 2**31. `form` says both and more.
     `local_sizes` gives the elements of local buffers whose size is not constant; without it they
     share the memory that there is (see `forms.local_capacity`). Raises KernelError for what a GPU
@@ -79,7 +81,7 @@ def render(
 def body(kernel: Kernel, name: str, form: Form, local_sizes: Mapping[str, int]) -> str:
     """The text of a kernel below its prelude, the same in both dialects."""
     if form.width not in forms.WIDTHS:
-        raise KernelError(f"a row has a team of 32, 256 or 1024 threads, not {form.width}")
+        raise KernelError(f"a row has a team of 32 to 1024 threads, not {form.width}")
     printer = Printer(kernel, form)
     capacity = {**forms.local_capacity(kernel, form), **local_sizes}
     spans = 1 if printer.prologue else forms.teams(form)
@@ -192,6 +194,8 @@ class Printer(NestText):
             self.rows(last.index.attr, row, stop, last.body)
         else:
             self.env["index", last.index.attr] = (row, here)
+            if self.form.early:
+                self.read_early(last.body)
             self.statements(last.body)
 
     def split(self, s: Split, place: str) -> None:
@@ -215,6 +219,8 @@ class Printer(NestText):
                 if self.thin:
                     self.rows(s.index.attr, row, counted, part)
                 else:
+                    if self.form.early:
+                        self.read_early(part)
                     self.statements(part)
                 self.line("continue;" if self.prologue else "return;")
             first = end
@@ -314,9 +320,8 @@ class Printer(NestText):
         mine = self.thread if each == 1 else f"index_t({self.thread}) * {each}"
         first = mine if start == "0" else f"{start} + {mine}"
         if self.form.kept and self.packed:
-            at = self.unique(f"{s.index.attr}0")
-            self.line(f"const index_t {at} = {bare(first)};")
-            self.turns(s, self.plan(s), at, self.width * each, stop, accs)
+            plan, at = self.plans.get(s) or self.planned(s, first)
+            self.turns(s, plan, at, self.width * each, stop, accs)
             return
         i = self.unique(s.index.attr)
         plan = self.plan(s) if self.packed else None
@@ -331,6 +336,30 @@ class Printer(NestText):
             else:
                 self.env["index", s.index.attr] = (i, inside)
                 self.inside(s, accs)
+
+    def planned(self, s: Loop | Fold, first: str) -> tuple[Plan, str]:
+        at = self.unique(f"{s.index.attr}0")
+        self.line(f"const index_t {at} = {bare(first)};")
+        return self.plan(s), at
+
+    def read_early(self, body: tuple[Stmt, ...]) -> None:
+        """What the loops of a row read, before anything is computed."""
+        for s in body:
+            if not isinstance(s, Loop | Fold) or s.kind != "vector":
+                continue
+            loads = packed_loads(s)
+            if any(n.attr in self.written for n in loads):
+                continue
+            places = [n.args[0] for n in loads]
+            places += [x.at for x in s.body if isinstance(x, Store)]
+            if any(n.op in ("var", "load") for n in nodes_of(s.start, s.stop, *places)):
+                continue
+            start, stop = self.expr(s.start), self.expr(s.stop)
+            mine = f"index_t({self.thread}) * {self.form.pack}"
+            plan, at = self.planned(s, mine if start == "0" else f"{start} + {mine}")
+            if plan.new:
+                self.read(s, plan, at, self.width * self.form.pack, stop)
+            self.plans[s] = plan, at
 
     def alike(self, s: Loop | Fold, start: str, stop: str, accs: list[str]) -> None:
         """A loop that all threads run alike, or each on its own."""

@@ -36,7 +36,7 @@ FLAT_GROUP = 256
 SIMD = 32
 TEAMS = 4
 """Rows that a group works on where a row has one simdgroup."""
-WIDTHS = (32, 256, 1024)
+WIDTHS = (32, 128, 256, 512, 1024)
 PARTS = 1024  # bytes of threadgroup memory kept for the merging of folds
 KEPT_TURNS = 4
 """Packs of a row that a thread keeps in registers at most."""
@@ -44,11 +44,12 @@ KEPT_TURNS = 4
 
 @dataclass(frozen=True)
 class Form:
-    """`width` threads (32, 256 or 1024) share a row and move `pack` elements at once, `turns` such
+    """`width` threads (32 to 1024) share a row and move `pack` elements at once, `turns` such
     packs in flight; `whole`: the loops that move packs have multiples of them; `kept`: their range
     is at most width * pack * turns, so that what is read stays in registers; a team works on `rows`
     rows at the same time, which are those of `inner` if it names an index; `index` is the type of
-    addresses; `lanes` are the digits of quantized blocks that lanes share out beside the last."""
+    addresses; `lanes`: so many lanes at most share a quantized block; `early`: what a row reads is
+    read before anything is computed, where it is kept."""
 
     width: int = 256
     pack: int = 1
@@ -60,6 +61,7 @@ class Form:
     index: str = "i64"
     aligned: tuple[tuple[str, int], ...] = ()
     lanes: int = 32
+    early: bool = False
 
 
 def plain(kernel: Kernel, width: int = 256, index: str = "i64") -> Form:
@@ -303,7 +305,7 @@ def fits(kernel: Kernel, sizes: Mapping[str, float]) -> bool:
     def small(exprs: tuple[Expr, ...]) -> bool:
         nodes = [n for n in nodes_of(*exprs) if n.dtype == "i64"]
         found = [span(n) for n in nodes]
-        return all(f is not None and -_ROOM < f[0] and f[1] < _ROOM for f in found)
+        return all(f is not None and f[0] > -_ROOM and f[1] < _ROOM for f in found)
 
     def block(body: tuple[Stmt, ...]) -> bool:
         for s in body:

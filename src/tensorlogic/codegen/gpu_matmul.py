@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from string import Template
 
+from tensorlogic.codegen import gpu_blocks
 from tensorlogic.codegen.c_text import LOAD, KernelText
 from tensorlogic.codegen.dialects import assemble
 from tensorlogic.kernels.spec import Matmul
+from tensorlogic.quants import QUANTS, QuantType
 
 _PAD = 8  # halfs after each line of a staged tile, so that a column spreads over the banks
 
@@ -41,7 +44,7 @@ PLAIN = GpuTile(64, 64, 16, 2, 4)
 
 
 def uses_matrix_units(spec: Matmul) -> bool:
-    return spec.a_dtype == spec.b_dtype == "f16"
+    return spec.a_dtype == "f16" and (spec.b_dtype == "f16" or spec.b_dtype in QUANTS)
 
 
 def choose_tile(spec: Matmul, dialect: str, sizes: Mapping[str, float] | None = None) -> GpuTile:
@@ -88,9 +91,13 @@ def body(spec: Matmul, name: str, tile: GpuTile) -> str:
     """The text below the prelude, the same in both dialects but for the tile's sizes there."""
     printer = KernelText(spec.all_buffers, spec.all_params, _OWN_NAMES)
     a, b = (printer.c_names[x] for x in printer.buffers[:2])
+    quant = QUANTS.get(spec.b_dtype)
     if uses_matrix_units(spec):
         printer.array("uint4", "tiles", _matrix_bytes(tile) // 16)
-        printer.lines(_PLACE + _MATRIX_LOOP, a=a, b=b, **_matrix_layout(spec))
+        layout = _matrix_layout(spec) if quant is None else _block_layout(spec, quant)
+        fetch = _FETCH_B if quant is None else _FETCH_BLOCKS
+        loop = Template(_MATRIX_LOOP).safe_substitute(fetch_b=fetch)
+        printer.lines(_PLACE + loop, a=a, b=b, **layout)
         with printer.block("UNROLL\nfor (int i = 0; i < SIMD_M / 16; i++)"):
             printer.lines(_MATRIX_STORE)
             with printer.block("for (int e = int(LANE); e < 16 * SIMD_N; e += 32)"):
@@ -120,6 +127,8 @@ def body(spec: Matmul, name: str, tile: GpuTile) -> str:
             with printer.block("if (row < M && col < N)"):
                 printer.epilogue(spec.stores, "sums[i][j]")
     shared = _FETCH if uses_matrix_units(spec) else ""
+    if quant is not None:
+        shared += gpu_blocks.decoder(quant)
     return shared + printer.text(name, "THREADS")
 
 
@@ -170,11 +179,23 @@ def _matrix_layout(spec: Matmul) -> dict[str, str]:
     }
 
 
+def _block_layout(spec: Matmul, quant: QuantType) -> dict[str, str]:
+    """B in lines along k, decoded from blocks."""
+    width = gpu_blocks.alignment(quant)
+    at = len(spec.all_params) + 1
+    return {
+        **_matrix_layout(spec),
+        "b_fast": f"((b_n | b_batch | PARAM({at})) & {width - 1}) == 0",
+        "block": str(quant.block),
+        "nbytes": str(quant.nbytes),
+    }
+
+
 _OWN_NAMES = tuple(
     """acc batch row col tiles_m tiles_n group band height row0 col0 simd_row simd_col sums sum
     next_a next_b tiles tile_a tile_b k0 a_fast b_fast i j k e q x y at line first piece left
     fragment_a fragment_b A_LINE B_LINE A_PIECES B_PIECES TILE_M TILE_N TILE_K SIMDS_N SIMD_M
-    SIMD_N THREADS fetch pair TileC TileAB""".split()  # noqa: SIM905
+    column decoded SIMD_N THREADS fetch pair TileC TileAB""".split()  # noqa: SIM905
 )
 
 # Groups go down bands of 8 tiles, so that those at work together share what they read.
@@ -208,6 +229,16 @@ FUNC uint4 fetch(DEVICE const half* line, index_t step, index_t left, bool fast)
 #define A_PIECES (TILE_M * TILE_K / 8 / THREADS)
 #define B_PIECES (TILE_N * TILE_K / 8 / THREADS)
 """
+
+_FETCH_B = """\
+            const index_t left = $b_line < $b_line_end ? $b_first_end - ($b_first) : 0;
+            const index_t at = ($b_line) * $b_line_step + ($b_first) * $b_step;
+            next_b[q] = fetch($b + at, $b_step, left, b_fast);"""
+
+_FETCH_BLOCKS = """\
+            const index_t column = $b_line < N ? $b_line : N - 1, k = k0 + first;
+            const index_t at = column * b_n + k / $block * $nbytes;
+            next_b[q] = decoded($b + at, int(k % $block), b_fast);"""
 
 _MATRIX_LOOP = """\
 THREADGROUP half* tile_a = (THREADGROUP half*)tiles;
@@ -258,10 +289,7 @@ for (index_t k0 = 0; k0 < K + TILE_K; k0 += TILE_K) {
         for (int q = 0; q < B_PIECES; q++) {
             const int piece = int(THREAD) + q * THREADS;
             const int line = piece / ($b_width / 8), first = piece % ($b_width / 8) * 8;
-            const index_t left = $b_line < $b_line_end ? $b_first_end - ($b_first) : 0;
-            const index_t at = ($b_line) * $b_line_step + ($b_first) * $b_step;
-            next_b[q] = fetch($b + at, $b_step, left, b_fast);
-        }
+$fetch_b        }
     }
     if (k0 == 0) continue;
     UNROLL
@@ -339,6 +367,7 @@ _METAL = """\
 struct TileAB { simdgroup_half8x8 part[4]; };
 struct TileC { simdgroup_float8x8 part[4]; };
 FUNC uint half_bits(half x) { return uint(as_type<ushort>(x)); }
+FUNC uint halves(float low, float high) { return as_type<uint>(half2(low, high)); }
 FUNC void tile_clear(thread TileC& c) {
     for (int i = 0; i < 4; i++) c.part[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
 }
@@ -368,6 +397,11 @@ _CUDA = """\
 struct TileAB { uint part[4]; };
 struct TileC { float part[8]; };
 FUNC uint half_bits(half x) { return x.bits; }
+FUNC uint halves(float low, float high) {
+    uint pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
 FUNC void tile_clear(TileC& c) {
     for (int i = 0; i < 8; i++) c.part[i] = 0.0f;
 }

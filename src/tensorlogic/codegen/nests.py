@@ -34,7 +34,6 @@ class Nest:
         return self.digits * prod(n for _, n in self.others)
 
 
-
 def nest_of(fold: Fold) -> Nest | None:
     """The fold as a nest over blocks, if it is one."""
     return _find(fold)
@@ -67,9 +66,7 @@ def _find(outer: Fold) -> Nest | None:
     decoded, x = product.args if blocks[0] else reversed(product.args)
     numbers = [n for n in extents if n is not None]
     pairs = tuple(zip([f.index for f in others], numbers[1:], strict=True))
-    return Nest(
-        outer.index, numbers[0], block.index, block.start, block.stop, pairs, x, decoded
-    )
+    return Nest(outer.index, numbers[0], block.index, block.start, block.stop, pairs, x, decoded)
 
 
 def _constant(f: Fold) -> int | None:

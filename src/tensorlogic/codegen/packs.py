@@ -50,6 +50,7 @@ class Packs(KernelText):
         """A row begins: nothing is kept yet."""
         self.kept: dict[tuple[object, ...], str] = {}
         self.sums: dict[str, str] = {}
+        self.plans: dict[Loop | Fold, tuple[Plan, str]] = {}
 
     @contextmanager
     def each_row(self, clamped: bool = False) -> Iterator[None]:
@@ -98,7 +99,7 @@ class Packs(KernelText):
         self, s: Loop | Fold, plan: Plan, first: str, step: int, stop: str, accs: Sequence[str]
     ) -> None:
         """The turns of a loop that a thread has from `first` on, `step` elements apart."""
-        if plan.new:
+        if plan.new and s not in self.plans:
             self.read(s, plan, first, step, stop)
         with self.each_turn(s, first, step, stop) as (i, turn):
             if isinstance(s, Fold) and self.row is not None:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tensorlogic.kernels.ir import Buffer, Expr, Kernel, Store, index, kernel_text, param, var
+from tensorlogic.kernels.ir import (
+    MEMORY_TYPES,
+    Buffer,
+    Expr,
+    Kernel,
+    Store,
+    index,
+    kernel_text,
+    param,
+    var,
+)
 
 ACC = var("acc", "f32")
 """The finished sum of one element of the product, in the expressions of an epilogue."""
@@ -21,7 +31,10 @@ MATMUL_PARAMS = (M, N, K, BATCHES, *STRIDES)
 class Matmul:
     """acc[batch, row, col] = sum over k of a[batch, row, k] * b[batch, k, col], in float32.
 
-    `a_dtype` and `b_dtype` are f16, bf16 or f32. `a_contiguous` ("k", "m" or None) and
+    `a_dtype` and `b_dtype` are f16, bf16 or f32. `b_dtype` may also be a quantized type ("q4_0"):
+    then b has u8 elements, from an even address on, K is a multiple of the block, `b_contiguous` is
+    "k", `b_n` are the bytes from one column's row of blocks to the next, `b_batch` counts bytes and
+    `b_k` is not used; a is f16. `a_contiguous` ("k", "m" or None) and
     `b_contiguous` ("k", "n" or None) say which stride is known to be 1. For each element of the
     product (0 <= row < M, 0 <= col < N, 0 <= batch < batches) the `stores` run, with acc, batch,
     row and col in scope. `buffers` are those that the stores load from or write, `params` those
@@ -40,7 +53,8 @@ class Matmul:
 
     @property
     def all_buffers(self) -> tuple[Buffer, ...]:
-        return (Buffer("a", self.a_dtype), Buffer("b", self.b_dtype), *self.buffers)
+        b_dtype = self.b_dtype if self.b_dtype in MEMORY_TYPES else "u8"
+        return (Buffer("a", self.a_dtype), Buffer("b", b_dtype), *self.buffers)
 
     @property
     def all_params(self) -> tuple[Expr, ...]:
@@ -50,6 +64,8 @@ class Matmul:
 def matmul_text(spec: Matmul) -> str:
     """The product as text; equal text means the same kernel."""
     a, b = spec.a_contiguous or "strided", spec.b_contiguous or "strided"
+    if spec.b_dtype not in MEMORY_TYPES:
+        b = f"{b} in {spec.b_dtype} blocks"
     head = f"product of a along {a} and b along {b}: acc for each batch, row, col\n"
     return head + kernel_text(Kernel(spec.all_buffers, spec.all_params, spec.stores))
 
