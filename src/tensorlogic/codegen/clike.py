@@ -68,8 +68,8 @@ def render(
 ) -> str:
     """The whole text of a kernel in a dialect ("metal" or "cuda").
 
-    `width` threads share a row: 32, 128, 256, 512 or 1024. `index` is the type of addresses: "i32" where each
-    address, extent and i64 value of a launch is below 2**31. `form` says both and more.
+    `width` threads share a row (one of `forms.WIDTHS`). `index` is the type of addresses: "i32"
+    where each address, extent and i64 value of a launch is below 2**31. `form` says both and more.
     `local_sizes` gives the elements of local buffers whose size is not constant; without it they
     share the memory that there is (see `forms.local_capacity`). Raises KernelError for what a GPU
     cannot hold.

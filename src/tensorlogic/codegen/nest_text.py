@@ -54,14 +54,10 @@ class NestText(Packs):
         with self.block(f"for (index_t {block} = {begin}; {block} < {stop}; {block} += {step})"):
             self.env["index", nest.block.attr] = (block, len(self.chain) - 1)
             body.read(fast)
-            with self.each_row(clamped=True):
-                (acc,) = [self.env["var", v.attr][0] for v in s.acc] if self.row else accs
-                inside = len(self.chain) - 1
-                name = self.unique("total", inside)
-                self.env["var", "total"] = (name, inside)
-                self.line(f"float {name} = {acc};")
-                body.add(name)
-                self.line(f"{acc} = {name};")
+            for part in body.parts:  # so that elements of x are alive for one part alone
+                with self.each_row(clamped=True):
+                    (acc,) = [self.env["var", v.attr][0] for v in s.acc] if self.row else accs
+                    body.add(part, acc)
 
 
 def lane_digits(nest: Nest, most: int) -> list[tuple[Expr, int]]:
@@ -117,34 +113,33 @@ class Decoded:
                     with text.each_row(clamped=True):
                         blocks.read(True, wide, f"[{text.turn_of_row}]")
 
-    def add(self, total: str) -> None:
-        """The products of one block are added to a sum."""
+    def add(self, part: list[tuple[Expr, Expr]], total: str) -> None:
+        """The products of one pack are added to a sum."""
         text = self.text
         here = len(text.chain) - 1
         depth, row = (here - 1, f"[{text.turn_of_row}]") if text.row is not None else (here, "")
+        text.env["var", total] = (total, here)
         decode = Simplifier({}, dict(self.blocks.elements(depth, row)))
         moving = self.blocks.moving()
-        for part in self.parts:
-            pairs = [(decode.of(x), decode.of(w)) for x, w in part]
-            split = [linear(w, moving) for _, w in pairs]
-            (a, b, _), *_ = split
-            alike = all(self.same(x, a) and self.same(y, b) for x, y, _ in split)
-            if not alike:
-                a, b, split = None, None, [(None, None, w) for _, w in pairs]
-            sum_: Expr | None = None
-            plain: Expr | None = None
-            for (x, _), (_, _, q) in zip(pairs, split, strict=True):
-                sum_ = x * q if sum_ is None else fma(x, q, sum_)
-                plain = x if plain is None else plain + x
-            assert sum_ is not None
-            assert plain is not None
-            acc = var("total", "f32")
-            result = fma(a, sum_, acc) if a is not None else acc + sum_
-            if b is not None:
-                result = fma(b, plain, result)
-            text.epoch += 1
-            text.count([result])
-            text.line(f"{total} = {bare(text.expr(result))};")
+        pairs = [(decode.of(x), decode.of(w)) for x, w in part]
+        split = [linear(w, moving) for _, w in pairs]
+        (a, b, _), *_ = split
+        if not all(self.same(x, a) and self.same(y, b) for x, y, _ in split):
+            a, b, split = None, None, [(None, None, w) for _, w in pairs]
+        sum_: Expr | None = None
+        plain: Expr | None = None
+        for (x, _), (_, _, q) in zip(pairs, split, strict=True):
+            sum_ = x * q if sum_ is None else fma(x, q, sum_)
+            plain = x if plain is None else plain + x
+        assert sum_ is not None
+        assert plain is not None
+        acc = var(total, "f32")
+        result = fma(a, sum_, acc) if a is not None else acc + sum_
+        if b is not None:
+            result = fma(b, plain, result)
+        text.epoch += 1
+        text.count([result])
+        text.line(f"{total} = {bare(text.expr(result))};")
 
     def same(self, x: Expr | None, y: Expr | None) -> bool:
         if x is None or y is None:
