@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import tensorlogic as tl
-from tensorlogic.codegen import clike, gpu_matmul
+from tensorlogic.codegen import clike, forms, gpu_matmul
 from tensorlogic.codegen.dialects import assemble
 from tensorlogic.devices.cpu import kernel_name
 from tensorlogic.explain import distinct_steps
@@ -31,6 +31,6 @@ def sources(tensor: tl.Tensor, dialect: str) -> list[str]:
 
 def together(kernels: Iterable[tuple[str, Kernel]], dialect: str, width: int) -> Iterator[str]:
     """Texts that hold many kernels each, so that a compiler is started few times."""
-    bodies = [clike.body(k, kernel_name(t), width, {}) for t, k in kernels]
+    bodies = [clike.body(k, kernel_name(t), forms.plain(k, width), {}) for t, k in kernels]
     for i in range(0, len(bodies), 24):
         yield assemble(dialect, "\n".join(bodies[i : i + 24]))

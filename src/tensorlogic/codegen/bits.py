@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tensorlogic.codegen.rewrite import Ids
 from tensorlogic.kernels.ir import Expr, binary, cast, const, nodes_of, rebuilt
 
 FIELD = "field"
@@ -40,7 +41,7 @@ class Simplifier:
         self.memo: dict[Expr, Expr] = {}
 
     def of(self, e: Expr) -> Expr:
-        for n in nodes_of(e, known=_Ids(self.loads)):
+        for n in nodes_of(e, known=Ids(self.loads)):
             if n not in self.memo:
                 self.memo[n] = self._of(n)
         return self.memo[e]
@@ -52,16 +53,6 @@ class Simplifier:
             return self.known.get(n.attr, n)
         args = tuple(self.memo[a] for a in n.args)
         return floated(n, args) if self.loads else simple(n, args)
-
-
-class _Ids:
-    """The ids of expressions, for `nodes_of`."""
-
-    def __init__(self, exprs: Mapping[Expr, Expr]) -> None:
-        self.ids = {id(e) for e in exprs}
-
-    def __contains__(self, key: object) -> bool:
-        return key in self.ids
 
 
 _INTEGERS = ("i32", "i64")

@@ -84,9 +84,8 @@ def body(kernel: Kernel, name: str, form: Form, local_sizes: Mapping[str, int]) 
         raise KernelError(f"a row has a team of 32 to 1024 threads, not {form.width}")
     printer = Printer(kernel, form)
     capacity = {**forms.local_capacity(kernel, form), **local_sizes}
-    spans = 1 if printer.prologue else forms.teams(form)
     for b in kernel.locals:
-        printer.local(b, capacity[b.name], spans)
+        printer.local(b, capacity[b.name], forms.spans(kernel, form, b))
     printer.top(kernel.body)
     return printer.text(name, forms.group_size(kernel, form))
 
@@ -145,6 +144,8 @@ class Printer(NestText):
             f"for (index_t {team} = {first}; {team} < {count}; {team} += index_t(GROUPS) * {each})"
         ):
             self.load_floor = len(self.chain) - 1
+            if any(isinstance(s, Store) and s.buffer.local for s in walk((last,))):
+                self.line("SIMD_BARRIER();")  # the row before may still be read
             self.range(last, team)
 
     def place(self) -> str:
@@ -304,9 +305,9 @@ class Printer(NestText):
                     text = bare(self.expr(init))
                     self.line(f"{self.env['var', v.attr][0]} = {text};")
             return accs
-        inits = [self.expr(e) for e in s.init]
-        for v, name, init in zip(s.acc, accs, inits, strict=True):
-            self.line(f"{VALUE[v.dtype]} {name} = {bare(init)};")
+        texts = [self.expr(e) for e in s.init]
+        for v, name, text in zip(s.acc, accs, texts, strict=True):
+            self.line(f"{VALUE[v.dtype]} {name} = {bare(text)};")
         return accs
 
     def shared(self, s: Loop | Fold, start: str, stop: str, accs: list[str]) -> None:
@@ -324,15 +325,15 @@ class Printer(NestText):
             self.turns(s, plan, at, self.width * each, stop, accs)
             return
         i = self.unique(s.index.attr)
-        plan = self.plan(s) if self.packed else None
+        moved = self.plan(s) if self.packed else None
         step = f"{i} += {self.width * each * self.form.turns}"
         with self.block(f"for (index_t {i} = {bare(first)}; {i} < {stop}; {step})"):
             inside = len(self.chain) - 1
             if self.row is None:
                 for v, name in zip(s.acc, accs, strict=True):
                     self.env["var", v.attr] = (name, inside)
-            if plan is not None:
-                self.turns(s, plan, i, self.width * each, stop, accs)
+            if moved is not None:
+                self.turns(s, moved, i, self.width * each, stop, accs)
             else:
                 self.env["index", s.index.attr] = (i, inside)
                 self.inside(s, accs)

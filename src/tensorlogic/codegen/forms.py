@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from tensorlogic.codegen.dialects import GROUP_MEMORY
 from tensorlogic.codegen.nests import Nest, nest_of
 from tensorlogic.codegen.packing import can_pack, pack_width
-from tensorlogic.codegen.rewrite import INNER, paired, unified, unified_blocks
+from tensorlogic.codegen.rewrite import INNER, Ids, paired, unified, unified_blocks
 from tensorlogic.kernels.check import KernelError
 from tensorlogic.kernels.interpret import evaluate
 from tensorlogic.kernels.ir import (
     BYTES,
+    Buffer,
     Check,
     Expr,
     Fold,
@@ -116,15 +117,23 @@ def groups(kernel: Kernel, sizes: Mapping[str, float], form: Form) -> int:
     return -(-count // teams(form))
 
 
+def spans(kernel: Kernel, form: Form, b: Buffer) -> int:
+    """How often a group has a local buffer: once for each team, or once if a prologue fills it."""
+    if not has_prologue(kernel):
+        return teams(form)
+    filled = any(isinstance(s, Store) and s.buffer is b for s in walk(kernel.body[:-1]))
+    return 1 if filled else PROLOGUE_GROUP // SIMD
+
+
 def local_capacity(kernel: Kernel, form: Form) -> dict[str, int]:
     """Elements that each local buffer holds in a kernel printed without `local_sizes`."""
-    spans = 1 if has_prologue(kernel) else teams(form)
+    count = {b: spans(kernel, form, b) for b in kernel.locals}
     sizes = {b: int(b.size.attr) for b in kernel.locals if b.size and b.size.op == "const"}
-    known = sum(n * BYTES[b.dtype] + 16 for b, n in sizes.items())
-    left = GROUP_MEMORY - PARTS - known * spans
+    left = GROUP_MEMORY - PARTS
+    left -= sum((n * BYTES[b.dtype] + 16) * count[b] for b, n in sizes.items())
     unknown = [b for b in kernel.locals if b not in sizes]
     for b in unknown:
-        share = max(0, left) // (len(unknown) * spans) // 16 * 16
+        share = max(0, left) // (len(unknown) * count[b]) // 16 * 16
         sizes[b] = share // BYTES[b.dtype]
     return {b.name: n for b, n in sizes.items()}
 
@@ -229,7 +238,7 @@ def is_thin(kernel: Kernel) -> bool:
     if not can_pack(kernel, False):
         return False
     last = kernel.body[-1]
-    if isinstance(last, Loop) and last.kind != "parallel":
+    if not isinstance(last, Loop | Split) or getattr(last, "kind", "parallel") != "parallel":
         return False
     for part in thin_parts(kernel):
         folds = [s for s in part if isinstance(s, Fold)]
@@ -297,7 +306,7 @@ def fits(kernel: Kernel, sizes: Mapping[str, float]) -> bool:
     known: dict[Expr, tuple[float, float] | None] = {}
 
     def span(e: Expr) -> tuple[float, float] | None:
-        for n in nodes_of(e, known=known):
+        for n in nodes_of(e, known=Ids(known)):
             if n not in known:
                 known[n] = _span(n, [known[a] for a in n.args], spans, sizes)
         return known[e]

@@ -192,13 +192,12 @@ class Packs(KernelText):
             inside = len(self.chain) - 1
             self.env["index", s.index.attr] = (f"({i} + {u})", inside)
             by: dict[Expr, Expr] = {}
-            for x in plan.sources:
-                row = f"[{self.turn_of_row}]" if x.own else ""
-                element = f"AT({x.name}{row}{turn}, {u})"
-                value = var(element, x.load.dtype)
-                loaded = LOAD.get(x.load.attr.dtype, "{}").format(element)
+            for source in plan.sources:
+                row = f"[{self.turn_of_row}]" if source.own else ""
+                element = f"AT({source.name}{row}{turn}, {u})"
+                loaded = LOAD.get(source.load.attr.dtype, "{}").format(element)
                 self.env["var", element] = (loaded, inside)
-                by[x.load] = value
+                by[source.load] = var(element, source.load.dtype)
             memo: dict[Expr, Expr] = {}
             guard = "" if self.form.whole else f"{i} + {u} < {stop}"
             if isinstance(s, Fold):

@@ -182,6 +182,16 @@ def roughened(kernel: Kernel) -> Kernel:
     return _with_body(kernel, rough)
 
 
+class Ids:
+    """The ids of the keys of a table, for `nodes_of`."""
+
+    def __init__(self, table: Mapping[Expr, object]) -> None:
+        self.ids = {id(e) for e in table}
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.ids
+
+
 class Bounds:
     """Intervals of float expressions, NaN aside."""
 
@@ -190,7 +200,7 @@ class Bounds:
 
     def largest(self, e: Expr) -> float:
         """The greatest magnitude that the value can have."""
-        for n in nodes_of(e, known=self.known):
+        for n in nodes_of(e, known=Ids(self.known)):
             if n not in self.known:
                 self.known[n] = self._of(n, [self.known[a] for a in n.args])
         return max(abs(x) for x in self.known[e])
@@ -260,9 +270,9 @@ def paired(kernel: Kernel, sizes: Mapping[str, float]) -> tuple[Kernel, int]:
             by[n] = index(INNER) if n.op == "idiv" else row
     if len(users) != 1 or None in users or any(e.op == "index" and e is row for e in exprs):
         return kernel, 1
-    (name,) = users
-    count = last.stop.attr if last.stop.op == "param" else None
-    if name not in sizes or count not in sizes or last.start.op != "const" or last.start.attr:
+    name, count = str(users.pop()), str(last.stop.attr)
+    begins = last.start.op == "const" and last.start.attr == 0
+    if last.stop.op != "param" or not begins or name not in sizes or count not in sizes:
         return kernel, 1
     inner, rest = divmod(int(sizes[count]), int(sizes[name]) or 1)
     if rest or not 2 <= inner <= MOST_INNER:

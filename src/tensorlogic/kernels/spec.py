@@ -68,29 +68,3 @@ def matmul_text(spec: Matmul) -> str:
         b = f"{b} in {spec.b_dtype} blocks"
     head = f"product of a along {a} and b along {b}: acc for each batch, row, col\n"
     return head + kernel_text(Kernel(spec.all_buffers, spec.all_params, spec.stores))
-
-
-@dataclass(frozen=True, eq=False)
-class BlockMatvec:
-    """acc[row] = sum over k of w[row, k] * x[k], in float32, from the blocks of a quantized type.
-
-    `quant` is "q4_0". `w` has u8 elements: rows of `blocks` blocks, one after the other, from an
-    even address on; `x` is contiguous, f16 or f32. For each row (0 <= row < rows) the `stores`
-    run, with acc and row in scope; `buffers` and `params` are as for a `Matmul`.
-
-    A kernel's arguments are the buffers w, x, *buffers and the parameters rows, blocks, *params.
-    """
-
-    quant: str
-    x_dtype: str
-    stores: tuple[Store, ...]
-    buffers: tuple[Buffer, ...]
-    params: tuple[Expr, ...] = ()
-
-    @property
-    def all_buffers(self) -> tuple[Buffer, ...]:
-        return (Buffer("w", "u8"), Buffer("x", self.x_dtype), *self.buffers)
-
-    @property
-    def all_params(self) -> tuple[Expr, ...]:
-        return (param("rows"), param("blocks"), *self.params)
