@@ -68,7 +68,7 @@ class Form:
 def plain(kernel: Kernel, width: int = 256, index: str = "i64") -> Form:
     """A form for any sizes."""
     pack = pack_width(kernel) if can_pack(kernel, is_flat(kernel)) else 1
-    return Form(width=width, pack=pack, index=index)
+    return Form(width=SIMD if has_prologue(kernel) else width, pack=pack, index=index)
 
 
 def is_flat(kernel: Kernel) -> bool:
@@ -185,7 +185,7 @@ def _rows(kernel: Kernel, sizes: Mapping[str, float], index: str) -> Form:
     extents = [_extent(s, sizes) for s in shared_loops(kernel)]
     longest = max((n for n in extents if n is not None), default=FLAT_GROUP)
     if has_prologue(kernel):
-        return replace(form, width=SIMD)
+        return form
     per_turn = [w * form.pack for w in WIDTHS]
     width = next((w for w, n in zip(WIDTHS, per_turn, strict=True) if longest <= 4 * n), 1024)
     form = replace(form, width=width)

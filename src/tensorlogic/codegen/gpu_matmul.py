@@ -367,7 +367,9 @@ _METAL = """\
 struct TileAB { simdgroup_half8x8 part[4]; };
 struct TileC { simdgroup_float8x8 part[4]; };
 FUNC uint half_bits(half x) { return uint(as_type<ushort>(x)); }
-FUNC uint halves(float low, float high) { return half_bits(half(low)) | half_bits(half(high)) << 16; }
+FUNC uint halves(float low, float high) {
+    return half_bits(half(low)) | half_bits(half(high)) << 16;
+}
 FUNC void tile_clear(thread TileC& c) {
     for (int i = 0; i < 4; i++) c.part[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
 }
