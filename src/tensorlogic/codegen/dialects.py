@@ -9,7 +9,7 @@ Below its prelude a kernel's text is the same in both. It uses these names:
     PACK(T, n) AT(pack, i)                n (4, 8, 16) T that move together, and one of them
     LOCAL_SPAN(T, name, all, count)       the part of such an array that is this simdgroup's
     GROUP_BARRIER SIMD_BARRIER            with _DEVICE: also orders stores into device memory
-    DEVICE THREADGROUP                    qualifiers of pointers into those memories
+    DEVICE THREADGROUP PRIVATE            qualifiers of pointers into those memories, a thread's own
     lane_xor(x, d)                        the value of lane LANE ^ d
     COUNT(buffer, at)                     adds one, atomically
     math_*, min_nan, max_nan              float functions that do not rely on fast math
@@ -39,6 +39,7 @@ typedef u{metal_index} uindex_t;
 #define FUNC inline
 #define DEVICE device
 #define THREADGROUP threadgroup
+#define PRIVATE thread
 #define KERNEL(name, threads) [[max_total_threads_per_threadgroup(threads)]] kernel void name
 #define IN(T, name, slot) device const T* name [[buffer(slot)]]
 #define OUT(T, name, slot) device T* name [[buffer(slot)]]
@@ -108,6 +109,7 @@ typedef unsigned {cuda_index} uindex_t;
 #define FUNC static __device__ __forceinline__
 #define DEVICE
 #define THREADGROUP
+#define PRIVATE
 #define KERNEL(name, threads) extern "C" __global__ void __launch_bounds__(threads) name
 #define IN(T, name, slot) const T* __restrict__ name
 #define OUT(T, name, slot) T* name

@@ -1,0 +1,169 @@
+"""Matrix units as GPU text: what differs between Metal and CUDA in products."""
+
+from __future__ import annotations
+
+from string import Template
+
+from tensorlogic.codegen.gpu_tiles import GpuTile
+
+
+def matrices(dialect: str, tile: GpuTile, a_turned: bool, b_turned: bool) -> str:
+    """Definitions for a product with such a tile. A is turned if its lines are along m in memory, B
+    if they are not along k: then panels stand side by side along m or n instead of k."""
+    a_lines, b_lines = "TILE_K" if a_turned else "TILE_M", "TILE_K" if b_turned else "TILE_N"
+    panels = f"#define A_PANEL (8 * {a_lines})\n#define B_PANEL (8 * {b_lines})\n"
+    shares = (
+        f"#define SIMDS_N {tile.simds_n}\n"
+        f"#define SIMD_M {tile.m // tile.simds_m}\n#define SIMD_N {tile.n // tile.simds_n}\n"
+    )
+    if dialect == "metal":
+        return panels + shares + _METAL
+    if tile.m != tile.threads // 2:  # four warps have 64 rows together
+        return panels + shares + _CUDA + _NARROW
+    wide = "#define WIDE_MATRICES\n#define SIMDS_N 1\n#define SIMD_M 16\n#define SIMD_N TILE_N\n"
+    return (
+        f"{panels}#ifdef __CUDA_ARCH_FEAT_SM90_ALL\n{wide}#else\n{shares}#endif\n{_CUDA}"
+        f"#ifdef WIDE_MATRICES\n{_wide(tile.n, a_turned, b_turned)}#else\n{_NARROW}#endif\n"
+    )
+
+
+def _wide(n: int, a_turned: bool, b_turned: bool) -> str:
+    """Four warps multiply 64 x n sums by Hopper's wgmma, straight from the panels of a stage.
+
+    An operand is described by its address and the bytes between its blocks of 8 x 8 halfs along
+    both axes. https://docs.nvidia.com/cuda/parallel-thread-execution/ (asynchronous warpgroup
+    level matrix instructions)
+    """
+    count = n // 2
+    registers = ", ".join(f"%{i}" for i in range(count))
+    outputs = ", ".join(f'"+f"(c[{i // 8}].part[{i % 8}])' for i in range(count))
+    block, a_panel, b_panel = "128", "A_PANEL * 2", "B_PANEL * 2"
+    a_steps = (block, a_panel) if a_turned else (a_panel, block)
+    b_steps = (block, b_panel) if b_turned else (b_panel, block)
+    values = {
+        "n": str(n),
+        "registers": registers,
+        "outputs": outputs,
+        "a": f"%{count}",
+        "b": f"%{count + 1}",
+        "turned": f"{int(a_turned)}, {int(b_turned)}",
+        "a_steps": ", ".join(a_steps),
+        "b_steps": ", ".join(b_steps),
+        "a_rows": "8 * A_PANEL" if a_turned else "64 * 8",
+        "a_step": "16 * 8" if a_turned else "2 * A_PANEL",
+        "b_step": "16 * 8" if b_turned else "2 * B_PANEL",
+    }
+    return Template(_WIDE).substitute(values)
+
+
+# 16 x 16 tiles: A with lines along k, B with lines along n, or "turned" the other way round. Panels
+# are eight halfs wide; `panel` halfs from one to the next.
+_METAL = """\
+#define MULTIPLY multiply
+#define WAIT_FOR_MATRICES(sums)
+#define MATRIX_FENCE()
+struct TileAB { simdgroup_half8x8 part[4]; };
+struct TileC { simdgroup_float8x8 part[4]; };
+FUNC uint half_bits(half x) { return uint(as_type<ushort>(x)); }
+FUNC uint halves(float low, float high) {
+    return half_bits(half(low)) | half_bits(half(high)) << 16;
+}
+FUNC void tile_clear(thread TileC& c) {
+    for (int i = 0; i < 4; i++) c.part[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+}
+#define TILE_LOAD(name, line_step, step, turned) \\
+    FUNC void name(thread TileAB& t, threadgroup const half* p, int panel) { \\
+        for (int i = 0; i < 4; i++) \\
+            simdgroup_load(t.part[i], p + (line_step) * 64 + (step) * panel, 8, 0, turned); \\
+    }
+TILE_LOAD(tile_load_a, i / 2, i % 2, false)
+TILE_LOAD(tile_load_a_turned, i % 2, i / 2, true)
+TILE_LOAD(tile_load_b, i / 2, i % 2, false)
+TILE_LOAD(tile_load_b_turned, i % 2, i / 2, true)
+FUNC void tile_multiply(thread TileC& c, thread TileAB& a, thread TileAB& b) {
+    for (int i = 0; i < 8; i++) {
+        const int at = i / 2, k = i % 2;
+        simdgroup_multiply_accumulate(
+            c.part[at], a.part[at / 2 * 2 + k], b.part[k * 2 + at % 2], c.part[at]);
+    }
+}
+FUNC void tile_store(thread TileC& c, threadgroup float* p, int line) {
+    for (int i = 0; i < 4; i++) simdgroup_store(c.part[i], p + i / 2 * 8 * line + i % 2 * 8, line);
+}
+"""
+
+# The registers of PTX's m16n8k16 and ldmatrix; B's tile is loaded so that both halves follow.
+_CUDA = """\
+struct TileAB { uint part[4]; };
+struct TileC { float part[8]; };
+FUNC uint half_bits(half x) { return x.bits; }
+FUNC uint halves(float low, float high) {
+    uint pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+FUNC void tile_clear(TileC& c) {
+    for (int i = 0; i < 8; i++) c.part[i] = 0.0f;
+}
+#define TILE_LOAD(name, turn, row, column) \\
+    FUNC void name(TileAB& t, const half* p, int panel) { \\
+        const int lane = int(LANE); \\
+        const uint at = (uint)__cvta_generic_to_shared(p + (row) * 8 + (column) / 8 * panel); \\
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4" turn ".shared.b16 {%0,%1,%2,%3}, [%4];" \\
+                     : "=r"(t.part[0]), "=r"(t.part[1]), "=r"(t.part[2]), "=r"(t.part[3]) \\
+                     : "r"(at) : "memory"); \\
+    }
+TILE_LOAD(tile_load_a, "", lane % 16, lane / 16 * 8)
+TILE_LOAD(tile_load_a_turned, ".trans", lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8)
+TILE_LOAD(tile_load_b, ".trans", lane % 16, lane / 16 * 8)
+TILE_LOAD(tile_load_b_turned, "", lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8)
+FUNC void tile_multiply(TileC& c, const TileAB& a, const TileAB& b) {
+    for (int h = 0; h < 2; h++)
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                     "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                     : "+f"(c.part[4 * h]), "+f"(c.part[4 * h + 1]), "+f"(c.part[4 * h + 2]),
+                       "+f"(c.part[4 * h + 3])
+                     : "r"(a.part[0]), "r"(a.part[1]), "r"(a.part[2]), "r"(a.part[3]),
+                       "r"(b.part[2 * h]), "r"(b.part[2 * h + 1]));
+}
+FUNC void tile_store(const TileC& c, float* p, int line) {
+    const int row = int(LANE) / 4, column = int(LANE) % 4 * 2;
+    for (int i = 0; i < 8; i++)
+        p[(row + i / 2 % 2 * 8) * line + i / 4 * 8 + column + i % 2] = c.part[i];
+}
+"""
+
+_NARROW = """\
+#define MULTIPLY multiply
+#define WAIT_FOR_MATRICES(sums)
+#define MATRIX_FENCE()
+"""
+
+_WIDE = """\
+#define MULTIPLY(sums, a, b, row, col) wide_multiply(sums[0], a, b)
+FUNC unsigned long long panels(const half* p, uint along_k, uint across) {
+    const unsigned long long at = __cvta_generic_to_shared(p) & 0x3ffff;
+    return at >> 4 | (unsigned long long)(along_k >> 4) << 16
+        | (unsigned long long)(across >> 4) << 32;
+}
+FUNC void wide_multiply(TileC (&c)[SIMD_N / 16], const half* a, const half* b) {
+    a += int(SIMDGROUP) / 4 * $a_rows;
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+    UNROLL
+    for (int k = 0; k < TILE_K / 16; k++) {
+        asm volatile("{\\n.reg .pred add;\\nsetp.ne.b32 add, 1, 0;\\n"
+                     "wgmma.mma_async.sync.aligned.m64n${n}k16.f32.f16.f16 "
+                     "{$registers}, $a, $b, add, 1, 1, $turned;\\n}"
+                     : $outputs
+                     : "l"(panels(a + k * $a_step, $a_steps)),
+                       "l"(panels(b + k * $b_step, $b_steps)));
+    }
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+FUNC void WAIT_FOR_MATRICES(TileC (&c)[SIMD_N / 16]) {
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    for (int j = 0; j < SIMD_N / 16; j++)
+        for (int i = 0; i < 8; i++) asm volatile("" : "+f"(c[j].part[i]) :: "memory");
+}
+#define MATRIX_FENCE() asm volatile("fence.proxy.async.shared::cta;" ::: "memory")
+"""
