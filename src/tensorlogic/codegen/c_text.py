@@ -139,13 +139,13 @@ class KernelText:
         if teams > 1:
             self._arrays.append(f"    LOCAL_SPAN({MEMORY[b.dtype]}, {name}, {every}, {count});")
 
-    def array(self, ctype: str, name: str, count: int) -> str:
+    def array(self, ctype: str, name: str, count: int, macro: str = "LOCAL") -> str:
         self._group_bytes += (BYTES[ctype] * count + 15) // 16 * 16
         if self._group_bytes > GROUP_MEMORY:
             raise KernelError(
                 f"{self._group_bytes} bytes of threadgroup memory for {name} and others"
             )
-        self._arrays.append(f"    LOCAL({ctype}, {name}, {count});")
+        self._arrays.append(f"    {macro}({ctype}, {name}, {count});")
         return name
 
     def offset(self, b: Buffer) -> str:

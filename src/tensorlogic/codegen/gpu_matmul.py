@@ -1,10 +1,10 @@
 """Matrix products as GPU text: one body for both dialects, a tile of the result for each group.
 
 Two float16 operands go through matrix units: the group stages 16-byte pieces of A and B in
-threadgroup memory (the next pieces are on their way while these are multiplied), in panels eight
-halfs wide, so that each 8 x 8 block is 128 bytes on end. Its simdgroups multiply 16 x 16 tiles of
-them: one m16n8k16 instruction a half on CUDA, eight products of 8 x 8 simdgroup matrices on Metal;
-on Hopper, four warps together multiply straight from the staged panels. B may also be blocks of a
+threadgroup memory (the next pieces are on their way while these are multiplied), where CUDA moves
+them about in their line, so that a column spreads over the banks. Its simdgroups multiply 16 x 16
+tiles: one m16n8k16 instruction a half on CUDA, eight products of 8 x 8 simdgroup matrices on Metal;
+on Hopper, four warps together multiply straight from threadgroup memory. B may also be blocks of a
 quantized type, which are decoded on their way. Other types are multiplied in float32 by each
 thread. All accumulate in float32, take any extents and strides, and end in the epilogue's stores,
 element by element.
@@ -67,7 +67,7 @@ def body(spec: Matmul, name: str, tile: GpuTile) -> str:
     a, b = (printer.c_names[x] for x in printer.buffers[:2])
     quant = QUANTS.get(spec.b_dtype)
     if uses_matrix_units(spec):
-        printer.array("uint4", "tiles", _matrix_bytes(tile) // 16)
+        printer.array("uint4", "tiles", _matrix_bytes(tile) // 16, "LOCAL_TILES")
         layout = _matrix_layout(spec) if quant is None else _block_layout(spec, quant)
         fetch = _FETCH_B if quant is None else _FETCH_BLOCKS
         loop = Template(_MATRIX_LOOP).safe_substitute(fetch_b=fetch)
@@ -145,9 +145,7 @@ def _matrix_layout(spec: Matmul) -> dict[str, str]:
         "a_step": "1" if spec.a_contiguous else "a_k",
         "a_fast": _fast("a", "a_k" if across_m else "a_m", at) if spec.a_contiguous else "false",
         "load_a": "tile_load_a_turned" if across_m else "tile_load_a",
-        "a_tile": "(simd_row + 16 * i) / 8 * A_PANEL + k * 8"
-        if across_m
-        else "k / 8 * A_PANEL + (simd_row + 16 * i) * 8",
+        "a_at": "k, simd_row + 16 * i" if across_m else "simd_row + 16 * i, k",
         "b_lines": "TILE_N" if along_k else "TILE_K",
         "b_width": "TILE_K" if along_k else "TILE_N",
         "b_line": "col0 + line" if along_k else "k0 + line",
@@ -158,9 +156,9 @@ def _matrix_layout(spec: Matmul) -> dict[str, str]:
         "b_step": "1" if spec.b_contiguous else "b_n",
         "b_fast": _fast("b", "b_n" if along_k else "b_k", at + 1) if spec.b_contiguous else "false",
         "load_b": "tile_load_b_turned" if along_k else "tile_load_b",
-        "b_tile": "k / 8 * B_PANEL + (simd_col + 16 * j) * 8"
-        if along_k
-        else "(simd_col + 16 * j) / 8 * B_PANEL + k * 8",
+        "b_at": "simd_col + 16 * j, k" if along_k else "k, simd_col + 16 * j",
+        "place_a": "ACROSS" if across_m else "ALONG",
+        "place_b": "ALONG" if along_k else "ACROSS",
     }
 
 
@@ -179,8 +177,8 @@ def _block_layout(spec: Matmul, quant: QuantType) -> dict[str, str]:
 _OWN_NAMES = tuple(
     """acc batch row col tiles_m tiles_n group band height row0 col0 simd_row simd_col sums sum
     next_a next_b tiles tile_a tile_b k0 a_fast b_fast i j k e q x y at line first piece left
-    fragment_a fragment_b A_PANEL B_PANEL A_PIECES B_PIECES TILE_M TILE_N TILE_K SIMDS_N SIMD_M
-    STAGES LINE FIRST stage now_a now_b multiply wide_multiply panels column decoded SIMD_N THREADS
+    fragment_a fragment_b A_PIECES B_PIECES TILE_M TILE_N TILE_K SIMDS_N SIMD_M
+    STAGES stage now_a now_b multiply wide_multiply operand column decoded SIMD_N THREADS
     fetch pair TileC TileAB""".split()  # noqa: SIM905
 )
 
@@ -212,9 +210,6 @@ FUNC uint4 fetch(DEVICE const half* line, index_t step, index_t left, bool fast)
     piece.w = pair(line, step, left, 6);
     return piece;
 }
-// Pieces of eight halfs: neighbouring threads take neighbouring lines, so that they fill a panel.
-#define LINE(piece, width) ((piece) / 8 / ((width) / 8) * 8 + (piece) % 8)
-#define FIRST(piece, width) ((piece) / 8 % ((width) / 8) * 8)
 #define A_PIECES (TILE_M * TILE_K / 8 / THREADS)
 #define B_PIECES (TILE_N * TILE_K / 8 / THREADS)
 """
@@ -239,9 +234,9 @@ FUNC void multiply(
         TileAB fragment_a[SIMD_M / 16];
         TileAB fragment_b[SIMD_N / 16];
         UNROLL
-        for (int i = 0; i < SIMD_M / 16; i++) $load_a(fragment_a[i], now_a + $a_tile, A_PANEL);
+        for (int i = 0; i < SIMD_M / 16; i++) $load_a(fragment_a[i], now_a, $a_at);
         UNROLL
-        for (int j = 0; j < SIMD_N / 16; j++) $load_b(fragment_b[j], now_b + $b_tile, B_PANEL);
+        for (int j = 0; j < SIMD_N / 16; j++) $load_b(fragment_b[j], now_b, $b_at);
         UNROLL
         for (int i = 0; i < SIMD_M / 16; i++) {
             UNROLL
@@ -276,7 +271,7 @@ for (index_t k0 = 0; k0 < K + TILE_K; k0 += TILE_K) {
         UNROLL
         for (int q = 0; q < A_PIECES; q++) {
             const int piece = int(THREAD) + q * THREADS;
-            const int line = LINE(piece, $a_width), first = FIRST(piece, $a_width);
+            const int line = piece / ($a_width / 8), first = piece % ($a_width / 8) * 8;
             const index_t left = $a_line < $a_line_end ? $a_first_end - ($a_first) : 0;
             const index_t at = ($a_line) * $a_line_step + ($a_first) * $a_step;
             next_a[q] = fetch($a + at, $a_step, left, a_fast);
@@ -284,7 +279,7 @@ for (index_t k0 = 0; k0 < K + TILE_K; k0 += TILE_K) {
         UNROLL
         for (int q = 0; q < B_PIECES; q++) {
             const int piece = int(THREAD) + q * THREADS;
-            const int line = LINE(piece, $b_width), first = FIRST(piece, $b_width);
+            const int line = piece / ($b_width / 8), first = piece % ($b_width / 8) * 8;
 $fetch_b
         }
     }
@@ -302,13 +297,15 @@ $fetch_b
         UNROLL
         for (int q = 0; q < A_PIECES; q++) {
             const int piece = int(THREAD) + q * THREADS;
-            const int at = FIRST(piece, $a_width) / 8 * A_PANEL + LINE(piece, $a_width) * 8;
+            const int line = piece / ($a_width / 8), first = piece % ($a_width / 8) * 8;
+            const int at = $place_a(line, first);
             *(THREADGROUP uint4*)(tile_a + stage * TILE_M * TILE_K + at) = next_a[q];
         }
         UNROLL
         for (int q = 0; q < B_PIECES; q++) {
             const int piece = int(THREAD) + q * THREADS;
-            const int at = FIRST(piece, $b_width) / 8 * B_PANEL + LINE(piece, $b_width) * 8;
+            const int line = piece / ($b_width / 8), first = piece % ($b_width / 8) * 8;
+            const int at = $place_b(line, first);
             *(THREADGROUP uint4*)(tile_b + stage * TILE_N * TILE_K + at) = next_b[q];
         }
         MATRIX_FENCE();

@@ -9,59 +9,61 @@ from tensorlogic.codegen.gpu_tiles import GpuTile
 
 def matrices(dialect: str, tile: GpuTile, a_turned: bool, b_turned: bool) -> str:
     """Definitions for a product with such a tile. A is turned if its lines are along m in memory, B
-    if they are not along k: then panels stand side by side along m or n instead of k."""
-    a_lines, b_lines = "TILE_K" if a_turned else "TILE_M", "TILE_K" if b_turned else "TILE_N"
-    panels = f"#define A_PANEL (8 * {a_lines})\n#define B_PANEL (8 * {b_lines})\n"
+    if they are not along k."""
     shares = (
         f"#define SIMDS_N {tile.simds_n}\n"
         f"#define SIMD_M {tile.m // tile.simds_m}\n#define SIMD_N {tile.n // tile.simds_n}\n"
     )
     if dialect == "metal":
-        return panels + shares + _METAL
+        return shares + _PLACES + _METAL
     if tile.m != tile.threads // 2:  # four warps have 64 rows together
-        return panels + shares + _CUDA + _NARROW
+        return shares + _PLACES + _CUDA + _NARROW
     wide = "#define WIDE_MATRICES\n#define SIMDS_N 1\n#define SIMD_M 16\n#define SIMD_N TILE_N\n"
     return (
-        f"{panels}#ifdef __CUDA_ARCH_FEAT_SM90_ALL\n{wide}#else\n{shares}#endif\n{_CUDA}"
+        f"#ifdef __CUDA_ARCH_FEAT_SM90_ALL\n{wide}#else\n{shares}#endif\n{_PLACES}{_CUDA}"
         f"#ifdef WIDE_MATRICES\n{_wide(tile.n, a_turned, b_turned)}#else\n{_NARROW}#endif\n"
     )
 
 
 def _wide(n: int, a_turned: bool, b_turned: bool) -> str:
-    """Four warps multiply 64 x n sums by Hopper's wgmma, straight from the panels of a stage.
+    """Four warps multiply 64 x n sums by Hopper's wgmma, straight from a stage.
 
-    An operand is described by its address and the bytes between its blocks of 8 x 8 halfs along
-    both axes. https://docs.nvidia.com/cuda/parallel-thread-execution/ (asynchronous warpgroup
+    An operand is described by its address, the bytes between its blocks along both axes and how
+    its pieces of 16 bytes are moved about: as `_PLACES` has them, 64 bytes (2) along k, 128 bytes
+    (1) across. https://docs.nvidia.com/cuda/parallel-thread-execution/ (asynchronous warpgroup
     level matrix instructions)
     """
     count = n // 2
-    registers = ", ".join(f"%{i}" for i in range(count))
-    outputs = ", ".join(f'"+f"(c[{i // 8}].part[{i % 8}])' for i in range(count))
-    block, a_panel, b_panel = "128", "A_PANEL * 2", "B_PANEL * 2"
-    a_steps = (block, a_panel) if a_turned else (a_panel, block)
-    b_steps = (block, b_panel) if b_turned else (b_panel, block)
+    along, across = "16, 512, 2", "TILE_K * 128, 1024, 1"
     values = {
         "n": str(n),
-        "registers": registers,
-        "outputs": outputs,
+        "registers": ", ".join(f"%{i}" for i in range(count)),
+        "outputs": ", ".join(f'"+f"(c[{i // 8}].part[{i % 8}])' for i in range(count)),
         "a": f"%{count}",
         "b": f"%{count + 1}",
         "turned": f"{int(a_turned)}, {int(b_turned)}",
-        "a_steps": ", ".join(a_steps),
-        "b_steps": ", ".join(b_steps),
-        "a_rows": "8 * A_PANEL" if a_turned else "64 * 8",
-        "a_step": "16 * 8" if a_turned else "2 * A_PANEL",
-        "b_step": "16 * 8" if b_turned else "2 * B_PANEL",
+        "a_blocks": across if a_turned else along,
+        "b_blocks": across if b_turned else along,
+        "a_step": "16 * 64" if a_turned else "16",
+        "b_step": "16 * 64" if b_turned else "16",
     }
     return Template(_WIDE).substitute(values)
 
 
-# 16 x 16 tiles: A with lines along k, B with lines along n, or "turned" the other way round. Panels
-# are eight halfs wide; `panel` halfs from one to the next.
+# Where a stage keeps a piece of eight halfs: in lines of TILE_K along k, or in lines of 64 across.
+_PLACES = """\
+#define ALONG(line, k) ((line) * TILE_K + MOVED((k) / 8, (line) / 2 % 4) * 8)
+#define ACROSS(line, x) \\
+    ((x) / 64 * (TILE_K * 64) + (line) * 64 + MOVED((x) / 8 % 8, (line) % 8) * 8)
+"""
+
+# 16 x 16 tiles of A with lines along k and B with lines along n, or "turned" the other way round.
 _METAL = """\
 #define MULTIPLY multiply
 #define WAIT_FOR_MATRICES(sums)
 #define MATRIX_FENCE()
+#define MOVED(piece, line) (piece)
+#define LOCAL_TILES LOCAL
 struct TileAB { simdgroup_half8x8 part[4]; };
 struct TileC { simdgroup_float8x8 part[4]; };
 FUNC uint half_bits(half x) { return uint(as_type<ushort>(x)); }
@@ -71,15 +73,17 @@ FUNC uint halves(float low, float high) {
 FUNC void tile_clear(thread TileC& c) {
     for (int i = 0; i < 4; i++) c.part[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
 }
-#define TILE_LOAD(name, line_step, step, turned) \\
-    FUNC void name(thread TileAB& t, threadgroup const half* p, int panel) { \\
-        for (int i = 0; i < 4; i++) \\
-            simdgroup_load(t.part[i], p + (line_step) * 64 + (step) * panel, 8, 0, turned); \\
+#define TILE_LOAD(name, place, line_step, step, width, turned) \\
+    FUNC void name(thread TileAB& t, threadgroup const half* p, int line, int x) { \\
+        for (int i = 0; i < 4; i++) { \\
+            const int at = place(line + (line_step) * 8, x + (step) * 8); \\
+            simdgroup_load(t.part[i], p + at, width, 0, turned); \\
+        } \\
     }
-TILE_LOAD(tile_load_a, i / 2, i % 2, false)
-TILE_LOAD(tile_load_a_turned, i % 2, i / 2, true)
-TILE_LOAD(tile_load_b, i / 2, i % 2, false)
-TILE_LOAD(tile_load_b_turned, i % 2, i / 2, true)
+TILE_LOAD(tile_load_a, ALONG, i / 2, i % 2, TILE_K, false)
+TILE_LOAD(tile_load_a_turned, ACROSS, i % 2, i / 2, 64, true)
+TILE_LOAD(tile_load_b, ACROSS, i / 2, i % 2, 64, false)
+TILE_LOAD(tile_load_b_turned, ALONG, i % 2, i / 2, TILE_K, true)
 FUNC void tile_multiply(thread TileC& c, thread TileAB& a, thread TileAB& b) {
     for (int i = 0; i < 8; i++) {
         const int at = i / 2, k = i % 2;
@@ -94,6 +98,11 @@ FUNC void tile_store(thread TileC& c, threadgroup float* p, int line) {
 
 # The registers of PTX's m16n8k16 and ldmatrix; B's tile is loaded so that both halves follow.
 _CUDA = """\
+#undef KERNEL
+#define KERNEL(name, threads) \\
+    extern "C" __global__ void __launch_bounds__(threads, 512 / (threads)) name
+#define MOVED(piece, line) ((piece) ^ (line))
+#define LOCAL_TILES(T, name, count) __shared__ __align__(1024) T name[count]
 struct TileAB { uint part[4]; };
 struct TileC { float part[8]; };
 FUNC uint half_bits(half x) { return x.bits; }
@@ -105,18 +114,17 @@ FUNC uint halves(float low, float high) {
 FUNC void tile_clear(TileC& c) {
     for (int i = 0; i < 8; i++) c.part[i] = 0.0f;
 }
-#define TILE_LOAD(name, turn, row, column) \\
-    FUNC void name(TileAB& t, const half* p, int panel) { \\
-        const int lane = int(LANE); \\
-        const uint at = (uint)__cvta_generic_to_shared(p + (row) * 8 + (column) / 8 * panel); \\
+#define TILE_LOAD(name, turn, place, line_step, step) \\
+    FUNC void name(TileAB& t, const half* p, int line, int x) { \\
+        const int lane = int(LANE), at = place(line + (line_step), x + (step)); \\
         asm volatile("ldmatrix.sync.aligned.m8n8.x4" turn ".shared.b16 {%0,%1,%2,%3}, [%4];" \\
                      : "=r"(t.part[0]), "=r"(t.part[1]), "=r"(t.part[2]), "=r"(t.part[3]) \\
-                     : "r"(at) : "memory"); \\
+                     : "r"((uint)__cvta_generic_to_shared(p + at)) : "memory"); \\
     }
-TILE_LOAD(tile_load_a, "", lane % 16, lane / 16 * 8)
-TILE_LOAD(tile_load_a_turned, ".trans", lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8)
-TILE_LOAD(tile_load_b, ".trans", lane % 16, lane / 16 * 8)
-TILE_LOAD(tile_load_b_turned, "", lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8)
+TILE_LOAD(tile_load_a, "", ALONG, lane % 16, lane / 16 * 8)
+TILE_LOAD(tile_load_a_turned, ".trans", ACROSS, lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8)
+TILE_LOAD(tile_load_b, ".trans", ACROSS, lane % 16, lane / 16 * 8)
+TILE_LOAD(tile_load_b_turned, "", ALONG, lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8)
 FUNC void tile_multiply(TileC& c, const TileAB& a, const TileAB& b) {
     for (int h = 0; h < 2; h++)
         asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
@@ -141,13 +149,14 @@ _NARROW = """\
 
 _WIDE = """\
 #define MULTIPLY(sums, a, b, row, col) wide_multiply(sums[0], a, b)
-FUNC unsigned long long panels(const half* p, uint along_k, uint across) {
+FUNC unsigned long long operand(
+    const half* p, uint along, uint across, unsigned long long moved) {
     const unsigned long long at = __cvta_generic_to_shared(p) & 0x3ffff;
-    return at >> 4 | (unsigned long long)(along_k >> 4) << 16
-        | (unsigned long long)(across >> 4) << 32;
+    return at >> 4 | (unsigned long long)(along >> 4) << 16
+        | (unsigned long long)(across >> 4) << 32 | moved << 62;
 }
 FUNC void wide_multiply(TileC (&c)[SIMD_N / 16], const half* a, const half* b) {
-    a += int(SIMDGROUP) / 4 * $a_rows;
+    a += int(SIMDGROUP) / 4 * (64 * TILE_K);
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
     UNROLL
     for (int k = 0; k < TILE_K / 16; k++) {
@@ -155,8 +164,8 @@ FUNC void wide_multiply(TileC (&c)[SIMD_N / 16], const half* a, const half* b) {
                      "wgmma.mma_async.sync.aligned.m64n${n}k16.f32.f16.f16 "
                      "{$registers}, $a, $b, add, 1, 1, $turned;\\n}"
                      : $outputs
-                     : "l"(panels(a + k * $a_step, $a_steps)),
-                       "l"(panels(b + k * $b_step, $b_steps)));
+                     : "l"(operand(a + k * $a_step, $a_blocks)),
+                       "l"(operand(b + k * $b_step, $b_blocks)));
     }
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
