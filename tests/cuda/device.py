@@ -36,7 +36,8 @@ GPU_TYPES = {"f16": np.float16, "f32": np.float32, "i32": np.int32, "bool": np.b
 @cache
 def compiled(text: str, name: str) -> Any:
     """A kernel, compiled with subnormals: CuPy's own way to compile flushes them to zero."""
-    arch = f"--gpu-architecture=sm_{cupy.cuda.Device().compute_capability}"
+    capability = cupy.cuda.Device().compute_capability
+    arch = f"--gpu-architecture=sm_{capability}{'a' if capability == '90' else ''}"
     program = nvrtc.createProgram(text, "kernel.cu", (), ())
     nvrtc.compileProgram(program, ("--std=c++17", arch, "--ftz=false"))
     module = cupy.cuda.function.Module()

@@ -186,11 +186,12 @@ def _rows(kernel: Kernel, sizes: Mapping[str, float], index: str) -> Form:
     longest = max((n for n in extents if n is not None), default=FLAT_GROUP)
     if has_prologue(kernel):
         return form
-    per_turn = [w * form.pack for w in WIDTHS]
-    width = next((w for w, n in zip(WIDTHS, per_turn, strict=True) if longest <= 4 * n), 1024)
-    form = replace(form, width=width)
     if form.pack == 1:
-        return replace(form, width=min(width, 256))
+        return replace(form, width=SIMD if longest <= 2 * SIMD else FLAT_GROUP)
+    # Two packs for each thread, or one where there are too few rows to fill a large GPU.
+    aim = 2 if _rows_of(kernel, sizes) >= FEW_ROWS else 1
+    width = next((w for w in WIDTHS if longest <= aim * w * form.pack), WIDTHS[-1])
+    form = replace(form, width=width)
     ranges = [n for n in extents if n is not None]
     known = len(ranges) == len(extents)
     whole = known and all(n % form.pack == 0 for n in ranges)
@@ -198,7 +199,15 @@ def _rows(kernel: Kernel, sizes: Mapping[str, float], index: str) -> Form:
     turns = next((t for t in (1, 2, 4) if turns <= t), 2)
     top = len(extents) == len(list(_row_loops(kernel)))
     kept = known and top and longest <= width * form.pack * KEPT_TURNS
-    return replace(form, whole=whole, turns=turns if kept else 1, kept=kept)
+    return replace(form, whole=whole, turns=turns if kept else 2, kept=kept, early=kept)
+
+
+def _rows_of(kernel: Kernel, sizes: Mapping[str, float]) -> int:
+    last = kernel.body[-1]
+    if isinstance(last, Split):
+        return sum(uniform(c, sizes) for c in last.counts)
+    assert isinstance(last, Loop)
+    return uniform(last.stop, sizes) - uniform(last.start, sizes)
 
 
 def shared_loops(kernel: Kernel) -> list[Loop | Fold]:
@@ -263,16 +272,15 @@ def _shares(fold: Fold, row: str) -> bool:
 
 def _thin(kernel: Kernel, sizes: Mapping[str, float], index: str) -> Form:
     form = plain(kernel, index=index)
-    last = kernel.body[-1]
-    counts = last.counts if isinstance(last, Split) else (last.stop,)  # type: ignore[union-attr]
-    rows = sum(uniform(c, sizes) for c in counts)
+    rows = _rows_of(kernel, sizes)
     extents = [_extent(s, sizes) for s in shared_loops(kernel)]
     longest = max((n for n in extents if n is not None), default=FLAT_GROUP)
     whole = all(n is not None and n % form.pack == 0 for n in extents)
     wide = rows < FEW_ROWS and longest >= 256 * form.pack and not has_prologue(kernel)
-    each = 1 if wide or rows < 4 * FEW_ROWS else 2 if rows < 16 * FEW_ROWS else 4
+    blocks = any(map(_nest, shared_loops(kernel)))
+    each = 1 if wide or rows < 4 * FEW_ROWS else 4 if rows >= 16 * FEW_ROWS else 2 if blocks else 1
     width = 256 if wide else SIMD
-    aligned = _alignments(kernel, sizes) if any(map(_nest, shared_loops(kernel))) else ()
+    aligned = _alignments(kernel, sizes) if blocks else ()
     return replace(form, width=width, rows=each, whole=whole, aligned=aligned)
 
 

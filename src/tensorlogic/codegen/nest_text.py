@@ -54,9 +54,9 @@ class NestText(Packs):
         with self.block(f"for (index_t {block} = {begin}; {block} < {stop}; {block} += {step})"):
             self.env["index", nest.block.attr] = (block, len(self.chain) - 1)
             body.read(fast)
-            for part in body.parts:  # so that elements of x are alive for one part alone
-                with self.each_row(clamped=True):
-                    (acc,) = [self.env["var", v.attr][0] for v in s.acc] if self.row else accs
+            with self.each_row(clamped=True):
+                (acc,) = [self.env["var", v.attr][0] for v in s.acc] if self.row else accs
+                for part in body.parts:
                     body.add(part, acc)
 
 

@@ -94,18 +94,20 @@ def _unify_loops(
 
 
 def unified_blocks(kernel: Kernel, sizes: Mapping[str, float]) -> Kernel:
-    """One name for parameters of equal value in the addresses of a buffer of quantized blocks."""
+    """One name for parameters of equal value in the addresses of a buffer, in kernels that read
+    quantized blocks: then neighbouring bytes of a block are known as neighbours."""
     by: dict[Expr, Expr] = {}
     firsts: dict[tuple[object, float], Expr] = {}
     nodes = nodes_of(*(e for s in walk(kernel.body) for e in exprs_of(s)))
-    bytes_ = {n.attr for n in nodes if n.op == "load" and n.attr.dtype == "u8"}
-    for n in nodes:
-        if n.op == "load" and n.attr in bytes_:
-            for p in nodes_of(n.args[0]):
-                if p.op == "param" and p.attr in sizes:
-                    first = firsts.setdefault((n.attr, sizes[p.attr]), p)
-                    if first.attr != p.attr:
-                        by[p] = first
+    loads = [n for n in nodes if n.op == "load"]
+    if not any(n.attr.dtype == "u8" for n in loads):
+        return kernel
+    for n in loads:
+        for p in nodes_of(n.args[0]):
+            if p.op == "param" and p.attr in sizes:
+                first = firsts.setdefault((n.attr, sizes[p.attr]), p)
+                if first.attr != p.attr:
+                    by[p] = first
     memo: dict[Expr, Expr] = {}
     return _with_body(kernel, lambda e: replaced(e, by, memo)) if by else kernel
 
