@@ -272,15 +272,17 @@ def _shares(fold: Fold, row: str) -> bool:
 
 def _thin(kernel: Kernel, sizes: Mapping[str, float], index: str) -> Form:
     form = plain(kernel, index=index)
+    nests = [n for n in map(_nest, shared_loops(kernel)) if n is not None]
+    if nests:
+        form = replace(form, pack=min(16 if n.simple else 8 for n in nests))
     rows = _rows_of(kernel, sizes)
     extents = [_extent(s, sizes) for s in shared_loops(kernel)]
     longest = max((n for n in extents if n is not None), default=FLAT_GROUP)
     whole = all(n is not None and n % form.pack == 0 for n in extents)
     wide = rows < FEW_ROWS and longest >= 256 * form.pack and not has_prologue(kernel)
-    blocks = any(map(_nest, shared_loops(kernel)))
-    each = 1 if wide or rows < 4 * FEW_ROWS else 4 if rows >= 16 * FEW_ROWS else 2 if blocks else 1
+    each = 1 if wide or rows < 4 * FEW_ROWS else 4 if rows >= 16 * FEW_ROWS else 2 if nests else 1
     width = 256 if wide else SIMD
-    aligned = _alignments(kernel, sizes) if blocks else ()
+    aligned = _alignments(kernel, sizes) if nests else ()
     return replace(form, width=width, rows=each, whole=whole, aligned=aligned)
 
 

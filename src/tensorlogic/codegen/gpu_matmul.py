@@ -19,7 +19,7 @@ from tensorlogic.codegen import gpu_blocks
 from tensorlogic.codegen.c_text import LOAD, KernelText
 from tensorlogic.codegen.dialects import GROUP_MEMORY, assemble
 from tensorlogic.codegen.gpu_matrices import matrices
-from tensorlogic.codegen.gpu_tiles import LARGE, PLAIN, SMALL, GpuTile
+from tensorlogic.codegen.gpu_tiles import LARGE, MIDDLE, PLAIN, SMALL, GpuTile
 from tensorlogic.kernels.spec import Matmul
 from tensorlogic.quants import QUANTS, QuantType
 
@@ -32,19 +32,21 @@ def choose_tile(spec: Matmul, dialect: str, sizes: Mapping[str, float] | None = 
     """The tile for a launch (`sizes` has M, N and batches), or for large ones; each is a kernel."""
     if not uses_matrix_units(spec):
         return PLAIN
-    enough = 128  # groups that fill a large GPU
-    large = dialect == "cuda" and (sizes is None or groups(LARGE, sizes) >= enough)
-    return LARGE if large else SMALL
+    if dialect != "cuda":
+        return SMALL
+    for tile in (LARGE, MIDDLE):
+        if sizes is None or groups(tile, sizes) >= ENOUGH:
+            return tile
+    return SMALL
+
+
+ENOUGH = 200
+"""Groups that keep a large GPU busy."""
 
 
 def groups(tile: GpuTile, sizes: Mapping[str, float]) -> int:
     m, n, batches = (int(sizes[name]) for name in ("M", "N", "batches"))
     return -(-m // tile.m) * -(-n // tile.n) * batches
-
-
-def matmul_grid(tile: GpuTile, sizes: Mapping[str, float]) -> int:
-    """Threads of a launch, a multiple of the tile's."""
-    return groups(tile, sizes) * tile.threads
 
 
 def render(
@@ -220,7 +222,8 @@ _FETCH_B = """\
             next_b[q] = fetch($b + at, $b_step, left, b_fast);"""
 
 _FETCH_BLOCKS = """\
-            const index_t column = $b_line < N ? $b_line : N - 1, k = k0 + first;
+            const index_t column = $b_line < N ? $b_line : N - 1;
+            const index_t k = k0 + first < K ? k0 + first : K - 8;  // beyond it, A is zero
             const index_t at = column * b_n + k / $block * $nbytes;
             next_b[q] = decoded($b + at, int(k % $block), b_fast);"""
 

@@ -14,29 +14,31 @@ def matrices(dialect: str, tile: GpuTile, a_turned: bool, b_turned: bool) -> str
         f"#define SIMDS_N {tile.simds_n}\n"
         f"#define SIMD_M {tile.m // tile.simds_m}\n#define SIMD_N {tile.n // tile.simds_n}\n"
     )
+    places = Template(_PLACES).substitute(row="(line) / 2 % 4" if tile.k == 32 else "(line) % 8")
     if dialect == "metal":
-        return shares + _PLACES + _METAL
+        return shares + places + _METAL
     if tile.m != tile.threads // 2:  # four warps have 64 rows together
-        return shares + _PLACES + _CUDA + _NARROW
+        return shares + places + _CUDA + _NARROW
     wide = "#define WIDE_MATRICES\n#define SIMDS_N 1\n#define SIMD_M 16\n#define SIMD_N TILE_N\n"
     return (
-        f"#ifdef __CUDA_ARCH_FEAT_SM90_ALL\n{wide}#else\n{shares}#endif\n{_PLACES}{_CUDA}"
-        f"#ifdef WIDE_MATRICES\n{_wide(tile.n, a_turned, b_turned)}#else\n{_NARROW}#endif\n"
+        f"#ifdef __CUDA_ARCH_FEAT_SM90_ALL\n{wide}#else\n{shares}#endif\n{places}{_CUDA}"
+        f"#ifdef WIDE_MATRICES\n{_wide(tile, a_turned, b_turned)}#else\n{_NARROW}#endif\n"
     )
 
 
-def _wide(n: int, a_turned: bool, b_turned: bool) -> str:
+def _wide(tile: GpuTile, a_turned: bool, b_turned: bool) -> str:
     """Four warps multiply 64 x n sums by Hopper's wgmma, straight from a stage.
 
     An operand is described by its address, the bytes between its blocks along both axes and how
-    its pieces of 16 bytes are moved about: as `_PLACES` has them, 64 bytes (2) along k, 128 bytes
-    (1) across. https://docs.nvidia.com/cuda/parallel-thread-execution/ (asynchronous warpgroup
-    level matrix instructions)
+    its pieces of 16 bytes are moved about: within lines of 64 bytes (2) or 128 bytes (1), as
+    `_PLACES` has them. https://docs.nvidia.com/cuda/parallel-thread-execution/ (wgmma, in the
+    chapter on asynchronous warpgroup level matrix instructions)
     """
-    count = n // 2
-    along, across = "16, 512, 2", "TILE_K * 128, 1024, 1"
+    count = tile.n // 2
+    along = "16, 512, 2" if tile.k == 32 else "16, 1024, 1"
+    across = "TILE_K * 128, 1024, 1"
     values = {
-        "n": str(n),
+        "n": str(tile.n),
         "registers": ", ".join(f"%{i}" for i in range(count)),
         "outputs": ", ".join(f'"+f"(c[{i // 8}].part[{i % 8}])' for i in range(count)),
         "a": f"%{count}",
@@ -50,9 +52,9 @@ def _wide(n: int, a_turned: bool, b_turned: bool) -> str:
     return Template(_WIDE).substitute(values)
 
 
-# Where a stage keeps a piece of eight halfs: in lines of TILE_K along k, or in lines of 64 across.
+# Where a stage keeps a piece of eight halfs: in lines of TILE_K (32 or 64) along k, or of 64.
 _PLACES = """\
-#define ALONG(line, k) ((line) * TILE_K + MOVED((k) / 8, (line) / 2 % 4) * 8)
+#define ALONG(line, k) ((line) * TILE_K + MOVED((k) / 8, $row) * 8)
 #define ACROSS(line, x) \\
     ((x) / 64 * (TILE_K * 64) + (line) * 64 + MOVED((x) / 8 % 8, (line) % 8) * 8)
 """

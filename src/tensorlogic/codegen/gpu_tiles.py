@@ -20,7 +20,8 @@ class GpuTile:
         return self.simds_m * self.simds_n * 32
 
 
-LARGE = GpuTile(128, 128, 32, 2, 4)
-SMALL = GpuTile(64, 64, 32, 2, 2)
+LARGE = GpuTile(128, 128, 64, 2, 4)
+MIDDLE = GpuTile(128, 64, 64, 4, 2)
+SMALL = GpuTile(64, 64, 64, 2, 2)
 PLAIN = GpuTile(64, 64, 16, 2, 4)
 """For products without matrix units: 256 threads with 4 x 4 elements each."""

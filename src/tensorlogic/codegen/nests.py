@@ -8,7 +8,6 @@ of them merge alike, so that the turns of all loops may be shared out and taken 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
 from tensorlogic.kernels.ir import Expr, Fold, nodes_of
 
@@ -29,9 +28,10 @@ class Nest:
     decoded: Expr
 
     @property
-    def weights(self) -> int:
-        """Elements of a block."""
-        return self.digits * prod(n for _, n in self.others)
+    def simple(self) -> bool:
+        """Whether an element's bits stand in one byte (the rest may stand in one for many)."""
+        loads = [n for n in nodes_of(self.decoded) if n.op == "load"]
+        return sum(self.last in nodes_of(n.args[0]) for n in loads) == 1
 
 
 def nest_of(fold: Fold) -> Nest | None:
