@@ -289,14 +289,37 @@ class Printer(NestText):
             for v, name in zip(s.acc, accs, strict=True):
                 self.env["var", v.attr] = (name, len(self.chain) - 1)
             if vector:
-                with self.each_row():
+                with self.each_row(clamped=True):
                     own = [self.env["var", v.attr][0] for v in s.acc]
                     self.merge(s, own)
+                    if self.packed and nest_of(s) is not None:
+                        self.add_again(s, own)
+
+    def add_again(self, s: Fold, accs: list[str]) -> None:
+        """Scales are applied to sums, where an infinite one would hide that its elements have both
+        signs: then the sum is made once more, element by element."""
+        before = {p: set(h) for p, h in self.hazards.state.items()}
+        with self.block(f"if (is_infinite({accs[0]}))"):
+            inside, alone = len(self.chain) - 1, self.alone
+            self.env["var", s.acc[0].attr] = (accs[0], inside)
+            self.line(f"{accs[0]} = 0.0f;")
+            stop = self.expr(s.stop)
+            i = self.unique(s.index.attr)
+            self.alone = True
+            with self.block(
+                f"for (index_t {i} = {self.thread}; {i} < {stop}; {i} += {self.width})"
+            ):
+                self.env["index", s.index.attr] = (i, inside + 1)
+                self.env["var", s.acc[0].attr] = (accs[0], inside + 1)
+                self.inside(s, accs)
+            self.alone = alone
+            self.merge(s, accs)
+        self.hazards.leave(before)
 
     def start(self, s: Loop | Fold) -> list[str]:
         """The accumulators of a fold, one for each row of the team."""
         accs = [self.unique(v.attr) for v in s.acc]
-        if self.row is not None:
+        if self.row is not None and not self.alone:
             for v, name in zip(s.acc, accs, strict=True):
                 self.line(f"{VALUE[v.dtype]} {name}[{self.form.rows}];")
                 self.sums[v.attr] = name

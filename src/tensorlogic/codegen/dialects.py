@@ -269,6 +269,8 @@ HELPERS = {
     "load_word8": _WORD8,
     **_pack_helpers("", "DEVICE"),
     **_pack_helpers("_local", "THREADGROUP"),
+    "is_infinite": """\
+FUNC bool is_infinite(float x) { return (as_int(x) & 0x7fffffff) == 0x7f800000; }""",
     "int_min": "template <typename T> FUNC T int_min(T x, T y) { return x < y ? x : y; }",
     "int_max": "template <typename T> FUNC T int_max(T x, T y) { return x < y ? y : x; }",
     "int_abs": """\

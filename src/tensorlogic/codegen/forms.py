@@ -157,7 +157,8 @@ def chosen(kernel: Kernel, sizes: Mapping[str, float]) -> tuple[Kernel, Form]:
     thin, inner = paired(kernel, sizes)
     if inner > 1 and is_thin(thin):
         form = _thin(thin, sizes, index)
-        return thin, replace(form, width=SIMD, rows=inner, inner=INNER, kept=False)
+        pack = min(form.pack, 8)  # each row has elements of x of its own in registers
+        return thin, replace(form, width=SIMD, rows=inner, inner=INNER, pack=pack)
     if is_thin(kernel):
         return kernel, _thin(kernel, sizes, index)
     kernel = unified(kernel, sizes)

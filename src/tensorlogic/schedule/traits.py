@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tensorlogic.quants import QUANTS
+
 
 @dataclass(frozen=True)
 class Traits:
@@ -17,4 +19,4 @@ class Traits:
 
 
 CPU = Traits()
-GPU = Traits(gpu=True)
+GPU = Traits(gpu=True, block_operands=frozenset(QUANTS))
