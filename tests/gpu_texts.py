@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import product
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
-from tensorlogic.codegen import clike, gpu_matmul, gpu_quant
+import numpy as np
+
+from tensorlogic.codegen import clike, forms, gpu_matmul
+from tensorlogic.codegen.forms import Form
 from tensorlogic.kernels.ir import (
     Buffer,
     Kernel,
     Store,
-    binary,
     cast,
     exprs_of,
     load,
@@ -19,28 +21,49 @@ from tensorlogic.kernels.ir import (
     unary,
     walk,
 )
-from tensorlogic.kernels.spec import ACC, BATCH, COL, ROW, BlockMatvec, M, Matmul, N
+from tensorlogic.kernels.spec import ACC, BATCH, COL, ROW, M, Matmul, N
+from tensorlogic.quants import QUANTS
 from tests.kernels.kernel_examples import EXAMPLES
 from tests.kernels.samples import SAMPLES
 
 
-def kernels() -> Iterator[tuple[str, Kernel]]:
-    """Every example kernel that a GPU can hold: float64 exists on the CPU alone."""
+def kernels() -> Iterator[tuple[str, Kernel, Mapping[str, float]]]:
+    """Every example kernel that a GPU can hold, with sizes: float64 exists on the CPU alone."""
     for name, sample in SAMPLES.items():
-        yield name, sample.kernel
+        yield name, sample.kernel, sample.inputs(np.random.default_rng(0), False)[1]
     for make in EXAMPLES:
-        kernel = make().kernel
-        exprs = (e for s in walk(kernel.body) for e in nodes_of(*exprs_of(s)))
+        example = make()
+        exprs = (e for s in walk(example.kernel.body) for e in nodes_of(*exprs_of(s)))
         if all(e.dtype != "f64" for e in exprs):
-            yield f"example_{make.__name__}", kernel
+            yield f"example_{make.__name__}", example.kernel, example.params
+
+
+def forms_of(kernel: Kernel, sizes: Mapping[str, float]) -> Iterator[tuple[str, Kernel, Form]]:
+    """The forms that tests try: for any sizes, and the chosen one with each of its parts changed.
+
+    The chosen one is that of a launch of `sizes`; numbers among them are not known before a run.
+    """
+    flat = forms.is_flat(kernel)
+    for width, index in ((256, "i64"), (32, "i32"), (1024, "i32")):
+        if width == 256 or not flat:
+            yield f"{width}_{index}", kernel, forms.plain(kernel, width, index)
+    known = {p.attr: sizes[p.attr] for p in kernel.params if p.dtype == "i64"}
+    printed, form = forms.chosen(kernel, known)
+    yield "chosen", printed, form
+    if form.pack > 1 and not form.kept:
+        yield "turns", printed, replace(form, turns=2)
+    if form.kept:
+        yield "late", printed, replace(form, early=False)
+    if not flat and forms.is_thin(printed) and form.inner is None:
+        yield "rows", printed, replace(form, width=32, rows=4)
 
 
 def texts(dialect: str) -> Iterator[tuple[str, str]]:
     """Each kernel in each form; the plain name is the one with 256 threads and 64-bit addresses."""
-    for (name, kernel), width, index in product(kernels(), (256, 32), ("i64", "i32")):
-        own = name if (width, index) == (256, "i64") else f"{name}_{width}_{index}"
-        if not (width == 32 and clike.is_flat(kernel)):
-            yield own, clike.render(kernel, own, dialect, width=width, index=index)
+    for name, kernel, sizes in kernels():
+        for which, printed, form in forms_of(kernel, sizes):
+            own = name if which == "256_i64" else f"{name}_{which}"
+            yield own, clike.render(printed, own, dialect, form=form)
 
 
 def matmul(a: str, b: str, a_contiguous: str | None, b_contiguous: str | None) -> Matmul:
@@ -62,6 +85,7 @@ MATMULS = {
     "f32_k_n": matmul("f32", "f32", "k", "n"),
     "f16_f32_m_k": matmul("f16", "f32", "m", "k"),
     "bf16_strided": matmul("bf16", "bf16", None, None),
+    **{f"f16_{quant}": matmul("f16", quant, "k", "k") for quant in QUANTS},
 }
 
 
@@ -70,17 +94,3 @@ def matmul_text(name: str, dialect: str, tile: gpu_matmul.GpuTile) -> str:
     if not gpu_matmul.uses_matrix_units(spec):
         tile = gpu_matmul.PLAIN
     return gpu_matmul.render(spec, f"matmul_{name}_{tile.m}", dialect, tile)
-
-
-def block_matvec(x_dtype: str) -> BlockMatvec:
-    """out = relu(w @ x + bias)"""
-    bias, out = Buffer("bias", "f32"), Buffer("out", "f32", True)
-    value = binary("max", ACC + load(bias, ROW), 0.0)
-    return BlockMatvec("q4_0", x_dtype, (Store(out, ROW, value),), (bias, out))
-
-
-MATVECS = {"q4_0_f16": block_matvec("f16"), "q4_0_f32": block_matvec("f32")}
-
-
-def matvec_text(name: str, dialect: str, rows: int = gpu_quant.ROWS, index: str = "i64") -> str:
-    return gpu_quant.render(MATVECS[name], f"matvec_{name}", dialect, rows, index=index)

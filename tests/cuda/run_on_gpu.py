@@ -2,8 +2,8 @@
 
     PYTHONPATH=src python tests/cuda/run_on_gpu.py [NAME...]
 
-Needs NumPy and CuPy. Prints one table: each kernel with both widths of a row and both index types
-on small inputs (its largest error against NumPy; WRONG where that is beyond its tolerance), then on
+Needs NumPy and CuPy. Prints one table: each kernel in several forms on small inputs (its largest
+error against NumPy; WRONG where that is beyond its tolerance), then in the form that is chosen for
 large ones its time and what it moves of its buffers, each counted once, also as a part of what a
 device copy moves in this run. Ends with status 1 if anything was wrong.
 """
@@ -13,20 +13,23 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import cupy
 import numpy as np
+from cupy_backends.cuda.libs import nvrtc
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tensorlogic.codegen import clike, gpu_matmul, gpu_quant
+from tensorlogic.codegen import clike, forms, gpu_matmul
+from tensorlogic.codegen.gpu_tiles import LARGE, PLAIN, SMALL, GpuTile
 from tensorlogic.kernels import interpret
 from tensorlogic.kernels.ir import Kernel
-from tensorlogic.kernels.spec import BlockMatvec, Matmul
-from tests.gpu_texts import MATMULS, MATVECS, matvec_text
+from tensorlogic.kernels.spec import Matmul
+from tensorlogic.quants import QUANTS, dequantize
+from tests.blocks import ordinary_blocks
+from tests.gpu_texts import MATMULS, forms_of
 from tests.kernels.kernel_examples import EXAMPLES
 from tests.kernels.samples import SAMPLES, buffers_of
 
@@ -34,20 +37,32 @@ Array = Any
 REPEATS = 10
 
 
+def compiled(text: str, name: str, options: tuple[str, ...]) -> Any:
+    """The kernel of a text. CuPy's own way to compile knows one target, which has no wgmma."""
+    program = nvrtc.createProgram(text, "kernel.cu", (), ())
+    nvrtc.compileProgram(program, options)
+    module = cupy.cuda.function.Module()
+    module.load(nvrtc.getCUBIN(program))
+    return module.get_function(name)
+
+
 class Compiled:
     """A kernel on the GPU."""
 
     def __init__(self, text: str, name: str, group: int):
         started = time.perf_counter()
-        self.function = cupy.RawModule(code=text, options=("--std=c++17",)).get_function(name)
+        capability = cupy.cuda.Device().compute_capability
+        arch = f"sm_{capability}a" if capability == "90" else f"sm_{capability}"
+        options = ("--std=c++17", f"--gpu-architecture={arch}", "--ftz=true")
+        self.function = compiled(text, name, options)
         self.seconds = time.perf_counter() - started
         self.group = group
 
-    def __call__(self, threads: int, buffers: list[Array], words: bytes) -> None:
+    def __call__(self, groups: int, buffers: list[Array], words: bytes) -> None:
         word = np.dtype({"names": ["word"], "formats": [(np.int64, (len(words) // 8,))]})
         by_value = np.frombuffer(words, dtype=word)
-        if threads:
-            self.function((threads // self.group,), (self.group,), (*buffers, by_value))
+        if groups:
+            self.function((groups,), (self.group,), (*buffers, by_value))
 
 
 def milliseconds(work: Callable[[], object]) -> float:
@@ -71,7 +86,7 @@ def as_float(array: Array, dtype: str) -> Array:
 
 
 def without_subnormals(array: Array) -> Array:
-    """float32 subnormals as zeros: CuPy compiles with --ftz=true, as Metal's fast math does."""
+    """float32 subnormals as zeros: kernels are compiled so here, as Metal's fast math does."""
     if array.dtype != np.float32:
         return array
     return np.where(np.abs(array) < np.finfo(np.float32).tiny, np.float32(0), array)
@@ -140,38 +155,41 @@ def run_kernel(
     interpret.run(kernel, expected, params)
     offsets = [0] * len(kernel.buffers)
     on_gpu = {n: cupy.asarray(a) for n, a in large[0].items()} if large else {}
-    for width in (256,) if clike.is_flat(kernel) else (256, 32):
-        capacity = clike.local_capacity(kernel, width)
-        needed = {b.name: clike.uniform(b.size, params) for b in kernel.locals if b.size}
-        fits = all(needed[n] <= capacity[n] for n in needed)
-        for index in ("i64", "i32"):
-            group = clike.group_size(kernel, width)
-            text = clike.render(kernel, name, "cuda", width=width, index=index)
-            compiled = Compiled(text, name, group)
-            error = "too long a row"
-            if fits:
-                given = {n: cupy.asarray(a) for n, a in buffers.items()}
-                words = clike.pack_params(kernel.params, params, offsets)
-                threads = clike.grid(kernel, params, width)
-                compiled(threads, [given[b.name] for b in kernel.buffers], words)
-                errors = [
-                    largest_error(given[b.name].get(), expected[b.name], b.dtype, *tolerance)
-                    for b in kernel.buffers
-                    if b.written
-                ]
-                error = max(errors, key=lambda e: ("WRONG" in e, float(e.split()[-1])))
-                if index == "i32" and name in WIDE:
-                    error = "(64 bits)"
-            ms = moved = 0
-            if large and fits:
-                words = clike.pack_params(kernel.params, large[1], offsets)
-                threads = clike.grid(kernel, large[1], width)
-                needs = {b.name: clike.uniform(b.size, large[1]) for b in kernel.locals if b.size}
-                if all(needs[n] <= capacity[n] for n in needs):
-                    args = [on_gpu[b.name] for b in kernel.buffers]
-                    ms = milliseconds(lambda c=compiled, t=threads, a=args, w=words: c(t, a, w))
-                    moved = sum(a.nbytes for a in on_gpu.values())
-            table.row(name, width, index, error, compiled, ms, moved)
+    for which, printed, form in forms_of(kernel, params):
+        capacity = forms.local_capacity(printed, form)
+        needed = {b.name: forms.uniform(b.size, params) for b in kernel.locals if b.size}
+        if any(needed[n] > capacity[n] for n in needed):
+            continue
+        text = clike.render(printed, "kern", "cuda", form=form)
+        run = Compiled(text, "kern", forms.group_size(printed, form))
+        given = {n: cupy.asarray(a) for n, a in buffers.items()}
+        words = clike.pack_params(kernel.params, params, offsets)
+        groups = forms.groups(printed, params, form)
+        run(groups, [given[b.name] for b in kernel.buffers], words)
+        errors = [
+            largest_error(given[b.name].get(), expected[b.name], b.dtype, *tolerance)
+            for b in kernel.buffers
+            if b.written
+        ]
+        error = max(errors, key=lambda e: ("WRONG" in e, float(e.split()[-1])))
+        if form.index == "i32" and name in WIDE:
+            error = "(64 bits)"
+        table.row(name, which, form.index, error, run)
+    if large:
+        known = {p.attr: large[1][p.attr] for p in kernel.params if p.dtype == "i64"}
+        printed, form = forms.chosen(kernel, known)
+        capacity = forms.local_capacity(printed, form)
+        needed = {b.name: forms.uniform(b.size, large[1]) for b in kernel.locals if b.size}
+        if any(needed[n] > capacity[n] for n in needed):
+            return
+        text = clike.render(printed, "kern", "cuda", form=form)
+        run = Compiled(text, "kern", forms.group_size(printed, form))
+        words = clike.pack_params(kernel.params, large[1], offsets)
+        groups = forms.groups(printed, large[1], form)
+        args = [on_gpu[b.name] for b in kernel.buffers]
+        ms = milliseconds(lambda: run(groups, args, words))
+        moved = sum(a.nbytes for a in on_gpu.values())
+        table.row(name, "large", form.index, "", run, ms, moved)
 
 
 WIDE = ("integers", "example_integers")
@@ -179,7 +197,7 @@ WIDE = ("integers", "example_integers")
 
 
 def problem(
-    spec: Matmul, compiled: Compiled, tile: gpu_matmul.GpuTile, m: int, n: int, k: int, batches: int
+    spec: Matmul, compiled: Compiled, tile: GpuTile, m: int, n: int, k: int, batches: int
 ) -> tuple[Callable[[], None], Array, Array, Array, Array]:
     """A launch on random operands; also a, b, bias and out."""
     rng = np.random.default_rng(m + n + k)
@@ -195,21 +213,27 @@ def problem(
 
     gap_a, gap_b = (1 if c else 2 for c in (spec.a_contiguous, spec.b_contiguous))
     a = operand(*((k, m) if spec.a_contiguous == "m" else (m, k)), spec.a_dtype, gap_a)
-    b = operand(*((n, k) if spec.b_contiguous == "k" else (k, n)), spec.b_dtype, gap_b)
+    quant = QUANTS.get(spec.b_dtype)
+    if quant is None:
+        b = operand(*((n, k) if spec.b_contiguous == "k" else (k, n)), spec.b_dtype, gap_b)
+    else:
+        few = ordinary_blocks(quant.name, 512)
+        b = np.resize(few, (batches, n, k // quant.block, quant.nbytes))
     bias = rng.standard_normal(n).astype(np.float16)
     out = cupy.zeros((batches, m, n), np.float16)
     sign = cupy.zeros((batches, m, n), np.bool_)
     strides = [a.size // batches, *((1, m) if spec.a_contiguous == "m" else (k * gap_a, gap_a))]
-    strides += [b.size // batches, *((1, k) if spec.b_contiguous == "k" else (n * gap_b, gap_b))]
+    along = (1, b.size // batches // n) if quant or spec.b_contiguous == "k" else (n * gap_b, gap_b)
+    strides += [b.size // batches, *along]
     numbers = (m, n, k, batches, *strides, 1.0)
     params = dict(zip((p.attr for p in spec.all_params), numbers, strict=True))
     words = clike.pack_params(spec.all_params, params, [0] * 5)
     buffers = [*(cupy.asarray(x) for x in (a, b, bias)), out, sign]
-    threads = gpu_matmul.matmul_grid(tile, params)
-    a, b = a[..., 0], b[..., 0]
+    groups = gpu_matmul.groups(tile, params)
+    a, b = a[..., 0], b[..., 0] if quant is None else dequantize(quant, b).reshape(batches, n, k)
     a = a.transpose(0, 2, 1) if spec.a_contiguous == "m" else a
     b = b.transpose(0, 2, 1) if spec.b_contiguous == "k" else b
-    return lambda: compiled(threads, buffers, words), a, b, bias, out
+    return lambda: compiled(groups, buffers, words), a, b, bias, out
 
 
 def run_matmuls(table: Table, wanted: Callable[[str], bool]) -> None:
@@ -217,16 +241,20 @@ def run_matmuls(table: Table, wanted: Callable[[str], bool]) -> None:
         if not wanted(f"matmul_{name}"):
             continue
         matrix = gpu_matmul.uses_matrix_units(spec)
-        timed = TIMED if name in ("f16_k_n", "f16_k_k") else TIMED[:1]
-        for tile in TILES[: 5 if len(timed) > 1 else 2] if matrix else (gpu_matmul.PLAIN,):
-            for index in ("i64", "i32") if len(timed) > 1 else ("i64",):
+        timed = TIMED if name in ("f16_k_n", "f16_k_k") else TIMED[:2]
+        for tile in TILES[: 4 if len(timed) > 2 else 2] if matrix else (PLAIN,):
+            for index in ("i64", "i32") if len(timed) > 2 else ("i32",):
                 text = gpu_matmul.render(spec, "product", "cuda", tile, index=index)
                 compiled = Compiled(text, "product", tile.threads)
                 shape = f"{tile.m}x{tile.n}x{tile.k}/{tile.simds_m}x{tile.simds_n}"
-                for sizes in SIZES:
+                quant = QUANTS.get(spec.b_dtype)
+                for sizes in SIZES if quant is None else [(70, 45, 2 * quant.block, 1)]:
                     launch, a, b, bias, out = problem(spec, compiled, tile, *sizes)
                     launch()
-                    sums = as_float(a, spec.a_dtype) @ as_float(b, spec.b_dtype) + bias
+                    sums = (
+                        as_float(a, spec.a_dtype) @ as_float(b, "f32" if quant else spec.b_dtype)
+                        + bias
+                    )
                     error = largest_error(out.get(), np.tanh(sums), "f16", 2e-3, 1e-4)
                     table.row(f"{name} {'x'.join(map(str, sizes))}", shape, index, error)
                 for sizes in timed:
@@ -245,51 +273,7 @@ def run_matmuls(table: Table, wanted: Callable[[str], bool]) -> None:
             table.row(f"vendor {m}x{n}x{k}", "", "", "", None, ms, moved, 2.0 * m * n * k)
 
 
-def run_matvecs(table: Table, wanted: Callable[[str], bool]) -> None:
-    rng = np.random.default_rng(0)
-    for (name, spec), rows_each in product(MATVECS.items(), (1, 2, 4)):
-        if not wanted(f"matvec_{name}"):
-            continue
-        text = matvec_text(name, "cuda", rows_each)
-        compiled = Compiled(text, f"matvec_{name}", gpu_quant.GROUP)
-
-        def prepare(rows: int, blocks: int, spec: BlockMatvec = spec, each: int = rows_each) -> Any:
-            data = np.resize(rng.integers(0, 256, 18 << 16, dtype=np.uint8), (rows * blocks, 18))
-            scales = np.resize(rng.standard_normal(1 << 16) * 0.05, rows * blocks)
-            data[:, :2] = scales.astype(np.float16).view(np.uint8).reshape(-1, 2)
-            x = rng.standard_normal(blocks * 32).astype(interpret.MEMORY[spec.x_dtype])
-            bias = rng.standard_normal(rows).astype(np.float32)
-            buffers = [*map(cupy.asarray, (data.ravel(), x, bias)), cupy.zeros(rows, np.float32)]
-            params = {"rows": rows, "blocks": blocks}
-            words = clike.pack_params(spec.all_params, params, [0] * 4)
-            return data, x, bias, buffers, gpu_quant.matvec_grid(params, each), words
-
-        for rows, blocks in ((11, 9), (8, 40), (1, 1)):
-            data, x, bias, buffers, threads, words = prepare(rows, blocks)
-            compiled(threads, buffers, words)
-            digits = np.concatenate([data[:, 2:] & 15, data[:, 2:] >> 4], axis=1).astype(float) - 8
-            scale = np.ascontiguousarray(data[:, :2]).view(np.float16).astype(float)
-            sums = (digits * scale).reshape(rows, -1) @ x.astype(float) + bias
-            error = largest_error(buffers[3].get(), np.maximum(sums, 0), "f32", 1e-5, 1e-5)
-            table.row(f"matvec {name} {rows}x{blocks * 32}", f"{rows_each} rows", "i64", error)
-        _, _, _, buffers, threads, words = prepare(32768, 128)
-        matrices = [buffers[0].copy() for _ in range(8)]  # together more than the L2 holds
-
-        launches = [(threads, [w, *buffers[1:]], words) for w in matrices]
-        ms = milliseconds(lambda c=compiled, all=launches: [c(*one) for one in all])
-        moved = sum(w.nbytes for w in matrices)
-        table.row(
-            f"matvec {name} 8 of 32768x4096", f"{rows_each} rows", "i64", "", compiled, ms, moved
-        )
-
-
-TILES = (
-    gpu_matmul.LARGE,
-    gpu_matmul.SMALL,
-    gpu_matmul.GpuTile(128, 128, 32, 2, 2),
-    gpu_matmul.GpuTile(128, 64, 32, 2, 2),
-    gpu_matmul.GpuTile(256, 64, 32, 4, 2),
-)
+TILES = (LARGE, SMALL, GpuTile(128, 128, 32, 2, 2), GpuTile(128, 64, 32, 4, 2))
 SIZES = ((70, 45, 33, 2), (256, 512, 64, 1), (130, 257, 200, 1), (1, 1, 1, 3), (5, 7, 0, 1))
 TIMED = ((4096, 4096, 4096, 1), (512, 4096, 4096, 1), (16, 4096, 4096, 1))
 
@@ -312,7 +296,6 @@ def main(names: list[str]) -> int:
             small = (example.buffers, example.params)
             tolerance = (example.tolerance, example.tolerance)
             run_kernel(table, name, example.kernel, small, None, tolerance)
-    run_matvecs(table, wanted)
     run_matmuls(table, wanted)
     print(f"{table.wrong} wrong")
     return int(table.wrong > 0)

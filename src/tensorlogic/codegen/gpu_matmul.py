@@ -1,66 +1,52 @@
 """Matrix products as GPU text: one body for both dialects, a tile of the result for each group.
 
 Two float16 operands go through matrix units: the group stages 16-byte pieces of A and B in
-threadgroup memory (the next piece is on its way while this one is multiplied), its simdgroups
-multiply 16 x 16 tiles of them: one m16n8k16 instruction a half on CUDA, eight products of 8 x 8
-simdgroup matrices on Metal. Other types are multiplied in float32 by each thread. Both accumulate
-in float32, take any extents and strides, and end in the epilogue's stores, element by element.
+threadgroup memory (the next pieces are on their way while these are multiplied), where CUDA moves
+them about in their line, so that a column spreads over the banks. Its simdgroups multiply 16 x 16
+tiles: one m16n8k16 instruction a half on CUDA, eight products of 8 x 8 simdgroup matrices on Metal;
+on Hopper, four warps together multiply straight from threadgroup memory. B may also be blocks of a
+quantized type, which are decoded on their way. Other types are multiplied in float32 by each
+thread. All accumulate in float32, take any extents and strides, and end in the epilogue's stores,
+element by element.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from string import Template
 
+from tensorlogic.codegen import gpu_blocks
 from tensorlogic.codegen.c_text import LOAD, KernelText
-from tensorlogic.codegen.dialects import assemble
+from tensorlogic.codegen.dialects import GROUP_MEMORY, assemble
+from tensorlogic.codegen.gpu_matrices import matrices
+from tensorlogic.codegen.gpu_tiles import LARGE, MIDDLE, PLAIN, SMALL, GpuTile
 from tensorlogic.kernels.spec import Matmul
-
-_PAD = 8  # halfs after each line of a staged tile, so that a column spreads over the banks
-
-
-@dataclass(frozen=True)
-class GpuTile:
-    """A threadgroup's part of the result, the piece of K that it stages, its simdgroups."""
-
-    m: int
-    n: int
-    k: int
-    simds_m: int
-    simds_n: int
-
-    @property
-    def threads(self) -> int:
-        return self.simds_m * self.simds_n * 32
-
-
-LARGE = GpuTile(128, 128, 32, 2, 4)
-SMALL = GpuTile(64, 64, 32, 2, 2)
-PLAIN = GpuTile(64, 64, 16, 2, 4)
-"""For products without matrix units: 256 threads with 4 x 4 elements each."""
+from tensorlogic.quants import QUANTS, QuantType
 
 
 def uses_matrix_units(spec: Matmul) -> bool:
-    return spec.a_dtype == spec.b_dtype == "f16"
+    return spec.a_dtype == "f16" and (spec.b_dtype == "f16" or spec.b_dtype in QUANTS)
 
 
 def choose_tile(spec: Matmul, dialect: str, sizes: Mapping[str, float] | None = None) -> GpuTile:
     """The tile for a launch (`sizes` has M, N and batches), or for large ones; each is a kernel."""
     if not uses_matrix_units(spec):
         return PLAIN
-    enough = 128  # groups that fill a large GPU
-    large = dialect == "cuda" and (sizes is None or groups(LARGE, sizes) >= enough)
-    return LARGE if large else SMALL
+    if dialect != "cuda":
+        return SMALL
+    for tile in (LARGE, MIDDLE):
+        if sizes is None or groups(tile, sizes) >= ENOUGH:
+            return tile
+    return SMALL
+
+
+ENOUGH = 200
+"""Groups that keep a large GPU busy."""
 
 
 def groups(tile: GpuTile, sizes: Mapping[str, float]) -> int:
     m, n, batches = (int(sizes[name]) for name in ("M", "N", "batches"))
     return -(-m // tile.m) * -(-n // tile.n) * batches
-
-
-def matmul_grid(tile: GpuTile, sizes: Mapping[str, float]) -> int:
-    """Threads of a launch, a multiple of the tile's."""
-    return groups(tile, sizes) * tile.threads
 
 
 def render(
@@ -69,18 +55,11 @@ def render(
     """The whole text of a product in a dialect. Arguments as `Matmul` has them; the parameter
     words are packed by `clike.pack_params(spec.all_params, ...)`."""
     tile = tile or choose_tile(spec, dialect)
-    sizes = {
-        "THREADS": tile.threads,
-        "TILE_M": tile.m,
-        "TILE_N": tile.n,
-        "TILE_K": tile.k,
-        "SIMDS_N": tile.simds_n,
-        "SIMD_M": tile.m // tile.simds_m,
-        "SIMD_N": tile.n // tile.simds_n,
-    }
+    sizes = {"THREADS": tile.threads, "TILE_M": tile.m, "TILE_N": tile.n, "TILE_K": tile.k}
     more = "".join(f"#define {key} {value}\n" for key, value in sizes.items())
     if uses_matrix_units(spec):
-        more += MATRICES[dialect]
+        more += f"#define STAGES {_stages(tile)}\n"
+        more += matrices(dialect, tile, spec.a_contiguous == "m", spec.b_contiguous != "k")
     return assemble(dialect, body(spec, name, tile), index, more)
 
 
@@ -88,12 +67,19 @@ def body(spec: Matmul, name: str, tile: GpuTile) -> str:
     """The text below the prelude, the same in both dialects but for the tile's sizes there."""
     printer = KernelText(spec.all_buffers, spec.all_params, _OWN_NAMES)
     a, b = (printer.c_names[x] for x in printer.buffers[:2])
+    quant = QUANTS.get(spec.b_dtype)
     if uses_matrix_units(spec):
-        printer.array("uint4", "tiles", _matrix_bytes(tile) // 16)
-        printer.lines(_PLACE + _MATRIX_LOOP, a=a, b=b, **_matrix_layout(spec))
-        with printer.block("UNROLL\nfor (int i = 0; i < SIMD_M / 16; i++)"):
+        printer.array("uint4", "tiles", _matrix_bytes(tile) // 16, "LOCAL_TILES")
+        layout = _matrix_layout(spec) if quant is None else _block_layout(spec, quant)
+        fetch = _FETCH_B if quant is None else _FETCH_BLOCKS
+        loop = Template(_MATRIX_LOOP).safe_substitute(fetch_b=fetch)
+        printer.lines(_PLACE + loop, a=a, b=b, **layout)
+        with (
+            printer.block("UNROLL\nfor (int i = 0; i < SIMD_M / 16; i++)"),
+            printer.block("UNROLL\nfor (int j = 0; j < SIMD_N / 16; j += 2)"),
+        ):
             printer.lines(_MATRIX_STORE)
-            with printer.block("for (int e = int(LANE); e < 16 * SIMD_N; e += 32)"):
+            with printer.block("for (int e = int(LANE); e < 16 * 32; e += 32)"):
                 printer.lines(_MATRIX_ELEMENT)
                 with printer.block("if (row < M && col < N)"):
                     printer.epilogue(spec.stores, "sum[e]")
@@ -119,16 +105,26 @@ def body(spec: Matmul, name: str, tile: GpuTile) -> str:
             printer.lines(_PLAIN_ELEMENT)
             with printer.block("if (row < M && col < N)"):
                 printer.epilogue(spec.stores, "sums[i][j]")
-    shared = _FETCH if uses_matrix_units(spec) else ""
+    shared = ""
+    if uses_matrix_units(spec):
+        shared = _FETCH + Template(_MULTIPLY).substitute(_matrix_layout(spec))
+    if quant is not None:
+        shared += gpu_blocks.decoder(quant)
     return shared + printer.text(name, "THREADS")
 
 
+def _stage_bytes(tile: GpuTile) -> int:
+    return 2 * tile.k * (tile.m + tile.n)
+
+
+def _stages(tile: GpuTile) -> int:
+    """Whether one stage can be filled while the other is multiplied."""
+    return 2 if 2 * _stage_bytes(tile) <= GROUP_MEMORY else 1
+
+
 def _matrix_bytes(tile: GpuTile) -> int:
-    """Threadgroup memory: both staged tiles, or later 16 rows of sums for each simdgroup."""
-    lines = max(tile.m * (tile.k + _PAD), tile.k * (tile.m + _PAD))
-    lines += max(tile.n * (tile.k + _PAD), tile.k * (tile.n + _PAD))
-    sums = tile.threads // 32 * 16 * (tile.n // tile.simds_n)
-    return max(2 * lines, 4 * sums)
+    """Threadgroup memory: the stages, or later 16 x 32 sums for each simdgroup."""
+    return max(_stages(tile) * _stage_bytes(tile), tile.threads // 32 * 16 * 32 * 4)
 
 
 def _fast(operand: str, line_step: str, word: int) -> str:
@@ -151,9 +147,7 @@ def _matrix_layout(spec: Matmul) -> dict[str, str]:
         "a_step": "1" if spec.a_contiguous else "a_k",
         "a_fast": _fast("a", "a_k" if across_m else "a_m", at) if spec.a_contiguous else "false",
         "load_a": "tile_load_a_turned" if across_m else "tile_load_a",
-        "a_tile": "k * A_LINE + simd_row + 16 * i"
-        if across_m
-        else "(simd_row + 16 * i) * A_LINE + k",
+        "a_at": "k, simd_row + 16 * i" if across_m else "simd_row + 16 * i, k",
         "b_lines": "TILE_N" if along_k else "TILE_K",
         "b_width": "TILE_K" if along_k else "TILE_N",
         "b_line": "col0 + line" if along_k else "k0 + line",
@@ -164,17 +158,30 @@ def _matrix_layout(spec: Matmul) -> dict[str, str]:
         "b_step": "1" if spec.b_contiguous else "b_n",
         "b_fast": _fast("b", "b_n" if along_k else "b_k", at + 1) if spec.b_contiguous else "false",
         "load_b": "tile_load_b_turned" if along_k else "tile_load_b",
-        "b_tile": "(simd_col + 16 * j) * B_LINE + k"
-        if along_k
-        else "k * B_LINE + simd_col + 16 * j",
+        "b_at": "simd_col + 16 * j, k" if along_k else "k, simd_col + 16 * j",
+        "place_a": "ACROSS" if across_m else "ALONG",
+        "place_b": "ALONG" if along_k else "ACROSS",
+    }
+
+
+def _block_layout(spec: Matmul, quant: QuantType) -> dict[str, str]:
+    """B in lines along k, decoded from blocks."""
+    width = gpu_blocks.alignment(quant)
+    at = len(spec.all_params) + 1
+    return {
+        **_matrix_layout(spec),
+        "b_fast": f"((b_n | b_batch | PARAM({at})) & {width - 1}) == 0",
+        "block": str(quant.block),
+        "nbytes": str(quant.nbytes),
     }
 
 
 _OWN_NAMES = tuple(
     """acc batch row col tiles_m tiles_n group band height row0 col0 simd_row simd_col sums sum
     next_a next_b tiles tile_a tile_b k0 a_fast b_fast i j k e q x y at line first piece left
-    fragment_a fragment_b A_LINE B_LINE A_PIECES B_PIECES TILE_M TILE_N TILE_K SIMDS_N SIMD_M
-    SIMD_N THREADS fetch pair TileC TileAB""".split()  # noqa: SIM905
+    fragment_a fragment_b A_PIECES B_PIECES TILE_M TILE_N TILE_K SIMDS_N SIMD_M
+    STAGES stage now_a now_b multiply wide_multiply operand column decoded SIMD_N THREADS
+    fetch pair TileC TileAB""".split()  # noqa: SIM905
 )
 
 # Groups go down bands of 8 tiles, so that those at work together share what they read.
@@ -209,11 +216,44 @@ FUNC uint4 fetch(DEVICE const half* line, index_t step, index_t left, bool fast)
 #define B_PIECES (TILE_N * TILE_K / 8 / THREADS)
 """
 
+_FETCH_B = """\
+            const index_t left = $b_line < $b_line_end ? $b_first_end - ($b_first) : 0;
+            const index_t at = ($b_line) * $b_line_step + ($b_first) * $b_step;
+            next_b[q] = fetch($b + at, $b_step, left, b_fast);"""
+
+_FETCH_BLOCKS = """\
+            const index_t column = $b_line < N ? $b_line : N - 1;
+            const index_t k = k0 + first < K ? k0 + first : K - 8;  // beyond it, A is zero
+            const index_t at = column * b_n + k / $block * $nbytes;
+            next_b[q] = decoded($b + at, int(k % $block), b_fast);"""
+
+# Each simdgroup's part of a stage; Hopper's warps have another way.
+_MULTIPLY = """\
+FUNC void multiply(
+    PRIVATE TileC (&sums)[SIMD_M / 16][SIMD_N / 16], THREADGROUP const half* now_a,
+    THREADGROUP const half* now_b, int simd_row, int simd_col) {
+    UNROLL
+    for (int k = 0; k < TILE_K; k += 16) {
+        TileAB fragment_a[SIMD_M / 16];
+        TileAB fragment_b[SIMD_N / 16];
+        UNROLL
+        for (int i = 0; i < SIMD_M / 16; i++) $load_a(fragment_a[i], now_a, $a_at);
+        UNROLL
+        for (int j = 0; j < SIMD_N / 16; j++) $load_b(fragment_b[j], now_b, $b_at);
+        UNROLL
+        for (int i = 0; i < SIMD_M / 16; i++) {
+            UNROLL
+            for (int j = 0; j < SIMD_N / 16; j++) {
+                tile_multiply(sums[i][j], fragment_a[i], fragment_b[j]);
+            }
+        }
+    }
+}
+"""
+
 _MATRIX_LOOP = """\
 THREADGROUP half* tile_a = (THREADGROUP half*)tiles;
-THREADGROUP half* tile_b = tile_a + $a_lines * ($a_width + 8);
-const int A_LINE = $a_width + 8;
-const int B_LINE = $b_width + 8;
+THREADGROUP half* tile_b = tile_a + STAGES * TILE_M * TILE_K;
 const bool a_fast = $a_fast;
 const bool b_fast = $b_fast;
 const int simd_row = int(SIMDGROUP) / SIMDS_N * SIMD_M;
@@ -228,23 +268,8 @@ for (int i = 0; i < SIMD_M / 16; i++) {
 }
 uint4 next_a[A_PIECES];
 uint4 next_b[B_PIECES];
+int stage = 0;
 for (index_t k0 = 0; k0 < K + TILE_K; k0 += TILE_K) {
-    if (k0 > 0) {
-        GROUP_BARRIER();
-        UNROLL
-        for (int q = 0; q < A_PIECES; q++) {
-            const int piece = int(THREAD) + q * THREADS;
-            const int at = piece / ($a_width / 8) * A_LINE + piece % ($a_width / 8) * 8;
-            *(THREADGROUP uint4*)(tile_a + at) = next_a[q];
-        }
-        UNROLL
-        for (int q = 0; q < B_PIECES; q++) {
-            const int piece = int(THREAD) + q * THREADS;
-            const int at = piece / ($b_width / 8) * B_LINE + piece % ($b_width / 8) * 8;
-            *(THREADGROUP uint4*)(tile_b + at) = next_b[q];
-        }
-        GROUP_BARRIER();
-    }
     if (k0 < K) {
         UNROLL
         for (int q = 0; q < A_PIECES; q++) {
@@ -258,42 +283,51 @@ for (index_t k0 = 0; k0 < K + TILE_K; k0 += TILE_K) {
         for (int q = 0; q < B_PIECES; q++) {
             const int piece = int(THREAD) + q * THREADS;
             const int line = piece / ($b_width / 8), first = piece % ($b_width / 8) * 8;
-            const index_t left = $b_line < $b_line_end ? $b_first_end - ($b_first) : 0;
-            const index_t at = ($b_line) * $b_line_step + ($b_first) * $b_step;
-            next_b[q] = fetch($b + at, $b_step, left, b_fast);
+$fetch_b
         }
     }
-    if (k0 == 0) continue;
-    UNROLL
-    for (int k = 0; k < TILE_K; k += 16) {
-        TileAB fragment_a[SIMD_M / 16];
-        TileAB fragment_b[SIMD_N / 16];
-        UNROLL
-        for (int i = 0; i < SIMD_M / 16; i++) $load_a(fragment_a[i], tile_a + $a_tile, A_LINE);
-        UNROLL
-        for (int j = 0; j < SIMD_N / 16; j++) $load_b(fragment_b[j], tile_b + $b_tile, B_LINE);
-        UNROLL
-        for (int i = 0; i < SIMD_M / 16; i++) {
-            UNROLL
-            for (int j = 0; j < SIMD_N / 16; j++) {
-                tile_multiply(sums[i][j], fragment_a[i], fragment_b[j]);
-            }
-        }
+    if (k0 > 0) {
+        THREADGROUP const half* now_a = tile_a + stage * TILE_M * TILE_K;
+        THREADGROUP const half* now_b = tile_b + stage * TILE_N * TILE_K;
+        MULTIPLY(sums, now_a, now_b, simd_row, simd_col);
+        stage = STAGES - 1 - stage;
     }
+    if (k0 < K) {
+        if (STAGES == 1) {
+            WAIT_FOR_MATRICES(sums[0]);
+            GROUP_BARRIER();
+        }
+        UNROLL
+        for (int q = 0; q < A_PIECES; q++) {
+            const int piece = int(THREAD) + q * THREADS;
+            const int line = piece / ($a_width / 8), first = piece % ($a_width / 8) * 8;
+            const int at = $place_a(line, first);
+            *(THREADGROUP uint4*)(tile_a + stage * TILE_M * TILE_K + at) = next_a[q];
+        }
+        UNROLL
+        for (int q = 0; q < B_PIECES; q++) {
+            const int piece = int(THREAD) + q * THREADS;
+            const int line = piece / ($b_width / 8), first = piece % ($b_width / 8) * 8;
+            const int at = $place_b(line, first);
+            *(THREADGROUP uint4*)(tile_b + stage * TILE_N * TILE_K + at) = next_b[q];
+        }
+        MATRIX_FENCE();
+    }
+    WAIT_FOR_MATRICES(sums[0]);
+    GROUP_BARRIER();
 }
-GROUP_BARRIER();
-THREADGROUP float* sum = (THREADGROUP float*)tiles + int(SIMDGROUP) * 16 * SIMD_N;
+THREADGROUP float* sum = (THREADGROUP float*)tiles + int(SIMDGROUP) * 16 * 32;
 """
 
 _MATRIX_STORE = """\
-UNROLL
-for (int j = 0; j < SIMD_N / 16; j++) tile_store(sums[i][j], sum + 16 * j, SIMD_N);
+tile_store(sums[i][j], sum, 32);
+tile_store(sums[i][j + 1], sum + 16, 32);
 SIMD_BARRIER();
 """
 
 _MATRIX_ELEMENT = """\
-const index_t row = row0 + simd_row + 16 * i + e / SIMD_N;
-const index_t col = col0 + simd_col + e % SIMD_N;
+const index_t row = row0 + simd_row + 16 * i + e / 32;
+const index_t col = col0 + simd_col + 16 * j + e % 32;
 """
 
 _PLAIN_LOOP = """\
@@ -333,69 +367,3 @@ _PLAIN_ELEMENT = """\
 const index_t row = row0 + int(THREAD) / 16 * 4 + i;
 const index_t col = col0 + int(THREAD) % 16 + 16 * j;
 """
-
-# 16 x 16 tiles: A with lines along k, B with lines along n, or "turned" the other way round.
-_METAL = """\
-struct TileAB { simdgroup_half8x8 part[4]; };
-struct TileC { simdgroup_float8x8 part[4]; };
-FUNC uint half_bits(half x) { return uint(as_type<ushort>(x)); }
-FUNC void tile_clear(thread TileC& c) {
-    for (int i = 0; i < 4; i++) c.part[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
-}
-#define TILE_LOAD(name, line_step, step, turned) \\
-    FUNC void name(thread TileAB& t, threadgroup const half* p, int line) { \\
-        for (int i = 0; i < 4; i++) \\
-            simdgroup_load(t.part[i], p + line_step * 8 * line + step * 8, line, 0, turned); \\
-    }
-TILE_LOAD(tile_load_a, i / 2, i % 2, false)
-TILE_LOAD(tile_load_a_turned, i % 2, i / 2, true)
-TILE_LOAD(tile_load_b, i / 2, i % 2, false)
-TILE_LOAD(tile_load_b_turned, i % 2, i / 2, true)
-FUNC void tile_multiply(thread TileC& c, thread TileAB& a, thread TileAB& b) {
-    for (int i = 0; i < 8; i++) {
-        const int at = i / 2, k = i % 2;
-        simdgroup_multiply_accumulate(
-            c.part[at], a.part[at / 2 * 2 + k], b.part[k * 2 + at % 2], c.part[at]);
-    }
-}
-FUNC void tile_store(thread TileC& c, threadgroup float* p, int line) {
-    for (int i = 0; i < 4; i++) simdgroup_store(c.part[i], p + i / 2 * 8 * line + i % 2 * 8, line);
-}
-"""
-
-# The registers of PTX's m16n8k16 and ldmatrix; B's tile is loaded so that both halves follow.
-_CUDA = """\
-struct TileAB { uint part[4]; };
-struct TileC { float part[8]; };
-FUNC uint half_bits(half x) { return x.bits; }
-FUNC void tile_clear(TileC& c) {
-    for (int i = 0; i < 8; i++) c.part[i] = 0.0f;
-}
-#define TILE_LOAD(name, turn, row, column) \\
-    FUNC void name(TileAB& t, const half* p, int line) { \\
-        const int lane = int(LANE); \\
-        const uint at = (uint)__cvta_generic_to_shared(p + (row) * line + (column)); \\
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4" turn ".shared.b16 {%0,%1,%2,%3}, [%4];" \\
-                     : "=r"(t.part[0]), "=r"(t.part[1]), "=r"(t.part[2]), "=r"(t.part[3]) \\
-                     : "r"(at) : "memory"); \\
-    }
-TILE_LOAD(tile_load_a, "", lane % 16, lane / 16 * 8)
-TILE_LOAD(tile_load_a_turned, ".trans", lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8)
-TILE_LOAD(tile_load_b, ".trans", lane % 16, lane / 16 * 8)
-TILE_LOAD(tile_load_b_turned, "", lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8)
-FUNC void tile_multiply(TileC& c, const TileAB& a, const TileAB& b) {
-    for (int h = 0; h < 2; h++)
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-                     "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                     : "+f"(c.part[4 * h]), "+f"(c.part[4 * h + 1]), "+f"(c.part[4 * h + 2]),
-                       "+f"(c.part[4 * h + 3])
-                     : "r"(a.part[0]), "r"(a.part[1]), "r"(a.part[2]), "r"(a.part[3]),
-                       "r"(b.part[2 * h]), "r"(b.part[2 * h + 1]));
-}
-FUNC void tile_store(const TileC& c, float* p, int line) {
-    const int row = int(LANE) / 4, column = int(LANE) % 4 * 2;
-    for (int i = 0; i < 8; i++)
-        p[(row + i / 2 % 2 * 8) * line + i / 4 * 8 + column + i % 2] = c.part[i];
-}
-"""
-MATRICES = {"metal": _METAL, "cuda": _CUDA}

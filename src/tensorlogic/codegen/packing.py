@@ -1,10 +1,9 @@
-"""Which kernels move four elements at once: each thread takes four neighbours of a vector loop."""
+"""Which kernels move several elements at once: each thread takes neighbours of a vector loop."""
 
 from __future__ import annotations
 
-from tensorlogic.kernels.ir import Expr, Fold, Kernel, Loop, Store, nodes_of, walk
-
-PACK = 4
+from tensorlogic.codegen.nests import nest_of
+from tensorlogic.kernels.ir import BYTES, Expr, Fold, Kernel, Loop, Store, nodes_of, walk
 
 
 def can_pack(kernel: Kernel, flat: bool) -> bool:
@@ -16,11 +15,24 @@ def can_pack(kernel: Kernel, flat: bool) -> bool:
         loops = [s for s in kernel.body if isinstance(s, Loop) and s.kind == "flat"]
         return len(loops) == 1 and _walks(loops[0])
     shared = [s for s in walk(kernel.body) if isinstance(s, Loop | Fold) and s.kind == "vector"]
-    return bool(shared) and all(_walks(s) for s in shared)
+    return bool(shared) and all(_walks(s) or _is_nest(s) for s in shared)
+
+
+def pack_width(kernel: Kernel) -> int:
+    """How many elements move at once: 16 bytes of the smallest type of two bytes or more."""
+    loops = [s for s in walk(kernel.body) if isinstance(s, Loop | Fold) and _walks(s)]
+    moved = {n.attr for s in loops for n in packed_loads(s)}
+    moved |= {x.buffer for s in loops for x in s.body if isinstance(x, Store)}
+    nests = any(_is_nest(s) for s in walk(kernel.body))
+    return 8 if nests or any(BYTES[b.dtype] <= 2 for b in moved if not b.local) else 4
+
+
+def _is_nest(s: object) -> bool:
+    return isinstance(s, Fold) and nest_of(s) is not None
 
 
 def _walks(loop: Loop | Fold) -> bool:
-    """Whether the loop can compute four turns ahead of its bounds: it only loads and stores in
+    """Whether the loop can compute a pack of turns ahead of its bounds: it only loads and stores in
     steps of one, or what does not depend on the turn."""
     name = loop.index.attr
     stores = [s for s in loop.body if isinstance(s, Store)]

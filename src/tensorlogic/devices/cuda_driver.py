@@ -113,7 +113,8 @@ class Driver:
 
     @property
     def architecture(self) -> str:
-        return "{}{}".format(*self.capability)
+        """As the compiler names it; Hopper with the matrix units that it alone has."""
+        return "90a" if self.capability == (9, 0) else "{}{}".format(*self.capability)
 
     @property
     def compiler(self) -> str:

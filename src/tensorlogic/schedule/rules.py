@@ -278,6 +278,8 @@ def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
 
     quant = _quant(b)
     taken = quant in low.traits.block_operands and not _quant(a)
+    if low.traits.gpu:  # whose matrix units take halfs: both operands are rounded to them
+        taken = taken and not low.exact and _is_half(low, a)
     as_blocks = taken and _along_depth(low, b, QUANTS[quant].block)
     decoded = (quant or _quant(a)) and not as_blocks
     rows = node.shape[-2]
@@ -322,6 +324,17 @@ def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
     low.product = Product(node, loads[0], loads[1], quant if as_blocks else "")
     low._fold_variables |= k.variables
     return ACC
+
+
+def _is_half(low: Lowering, x: Node) -> bool:
+    """Whether the operand of a product is float16 in memory."""
+    while x.op is not None and x.op.kind in ops.VIEWS:
+        x = x.args[0]
+    if x.op is ops.CAST and x.args[0].is_leaf:
+        x = x.args[0]
+    if x.data is not None:
+        return x.data.storage == "float16"
+    return low.memory_type(x) == "f16"
 
 
 def _quant(x: Node) -> str:

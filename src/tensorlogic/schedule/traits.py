@@ -22,4 +22,4 @@ class Traits:
 
 
 CPU = Traits(block_operands=frozenset(QUANTS), fold_rows=1)
-GPU = Traits(gpu=True)
+GPU = Traits(gpu=True, block_operands=frozenset(QUANTS))

@@ -9,8 +9,9 @@
 #define __launch_bounds__(...) __attribute__((launch_bounds(__VA_ARGS__)))
 
 struct __attribute__((aligned(16))) uint4 { unsigned int x, y, z, w; };
+struct __attribute__((aligned(8))) int2 { int x, y; };
 struct uint3 { unsigned int x, y, z; };
-extern const __device__ uint3 threadIdx, blockIdx;
+extern const __device__ uint3 threadIdx, blockIdx, gridDim;
 
 __device__ void __syncthreads();
 __device__ void __syncwarp(unsigned int mask = 0xffffffffu);
