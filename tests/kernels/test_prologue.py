@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from kernel_running import compiled, launch
 
-from tensorlogic.codegen import forms
+from tensorlogic.codegen import clike, forms
 from tensorlogic.devices.objects import host
 from tensorlogic.kernels import interpret
 from tensorlogic.kernels.check import KernelError, check_kernel
