@@ -80,8 +80,7 @@ def native_kernel(step: Step, lanes: int) -> tuple[Callable[..., None], int, int
             imports |= compile_module(source, names)
         make = window_kernel if kernel.windows else matmul_kernel
         text = make(kernel, "kernel", lanes)
-        m, n, _ = step.problem
-        work, _, scratch = units(m, n, step.batch, lanes, 2)
+        work, _, scratch = units(kernel, step.problem, step.batch, lanes, 2)
         scratch += window_scratch(lanes)
     else:
         text, work = render(kernel, "kernel", lanes), step.work

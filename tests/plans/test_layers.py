@@ -99,8 +99,8 @@ def test_what_a_decoding_layer_stores() -> None:
 def test_kernels_of_layers_are_well_formed_on_every_device() -> None:
     for traits in DEVICES.values():
         for step in decoding(2, 1, traits).steps:
-            assert isinstance(step.kernel, Kernel)
-            check_kernel(step.kernel)
+            if isinstance(step.kernel, Kernel):
+                check_kernel(step.kernel)
     for step in layer(decoding(3, 1, GPU)):
         for dialect, check in (("metal", check_metal), ("cuda", check_cuda)):
             check(gpu_launch(step.kernel, "k", dialect, step.sizes()).source)
@@ -137,7 +137,7 @@ def test_encoding_agrees_with_the_reference(tokens: int, monkeypatch: pytest.Mon
 def test_layers_share_their_kernels() -> None:
     few, many = decoding(3, 1, CPU), decoding(8, 1, CPU)
     assert len({id(s.kernel) for s in few.steps}) == len({id(s.kernel) for s in many.steps})
-    texts = {kernel_text(s.kernel) for s in many.steps if isinstance(s.kernel, Kernel)}
+    texts = {step_text(s) for s in many.steps}
     assert len(texts) == len({id(s.kernel) for s in many.steps})
 
 

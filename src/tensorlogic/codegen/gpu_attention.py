@@ -290,7 +290,7 @@ def _load_eight(name: str, dtype: str) -> str:
     ctype = MEMORY[dtype]
     if dtype == "f32":
         read = (
-            "const PACK(float) low = load_pack(from, 4, true), high = load_pack(from + 4, 4, true);"
+            "const PACK(float, 4) low = load_pack(from, 4, true), high = load_pack(from + 4, 4, true);"
         )
     else:
         read = "const uint4 piece = *(DEVICE const uint4*)from;"
