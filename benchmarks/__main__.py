@@ -26,7 +26,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", help="where rows of the group gpu run; cuda if not given")
     p.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON",
                    help="the interpreter that has a peer: torch=/path/to/python")  # fmt: skip
-    p.add_argument("--without", action="append", default=[], metavar="NAME", help="leave a peer out")
+    p.add_argument(
+        "--without", action="append", default=[], metavar="NAME", help="leave a peer out"
+    )
     p.add_argument("--rows", default="", help="only rows with this in their names")
     p.add_argument("--rounds", type=int, default=0, help="turns of each competitor; 5 (quick: 2)")
     p.add_argument("--threads", type=int, default=0, help="threads; all cores of this process")
@@ -44,12 +46,12 @@ def _threads(given: int) -> int:
 
 
 def _pythons(given: Sequence[str]) -> dict[str, str]:
+    """The interpreter of each peer that was named, by its name or that of its library."""
+    known = {*CPU_PEERS, *(name.split()[0].split(".")[0] for name in CPU_PEERS)}
     pairs = [g.split("=", 1) for g in given]
     for pair in pairs:
-        if len(pair) != 2 or pair[0] not in {p.split(".")[0] for p in (*CPU_PEERS, *GPU_PEERS)} | {
-            *CPU_PEERS
-        }:
-            sys.exit(f"--peer takes NAME=PYTHON with a peer's name, not {'='.join(pair)}")
+        if len(pair) != 2 or pair[0] not in known:
+            sys.exit(f"--peer takes NAME=PYTHON with one of {', '.join(sorted(known))}")
     return dict(pairs)
 
 

@@ -100,12 +100,13 @@ def _finish(writer: Any) -> None:
 
 
 def products_file(type_: str, n: int, k: int, count: int) -> str:
-    """A GGUF file with `count` different matrices [n, k]: w0, w1, ..."""
+    """A GGUF file with `count` matrices [n, k]: w0, and w1, ... with its rows turned."""
 
     def write(path: Path) -> None:
         writer = _writer(path, "benchmark")
+        first = blocks(type_, n, k, k**-0.5, 1)
         for i in range(count):
-            _add(writer, type_, f"w{i}", blocks(type_, n, k, k**-0.5, i + 1))
+            _add(writer, type_, f"w{i}", np.roll(first, turned(i), axis=0))
         _finish(writer)
 
     return _written(f"products_{type_}_{n}_{k}_{count}.gguf", write)
@@ -118,11 +119,16 @@ def tensors_of(path: str) -> dict[str, Any]:
     return {t.name: t for t in gguf.GGUFReader(path).tensors}
 
 
-def decoded(path: str, name: str) -> Array:
-    """A matrix in float32, decoded by the format's own package."""
+def turned(i: int) -> int:
+    """How many rows matrix i of a file of products is turned by."""
+    return 7919 * i
+
+
+def decoded(path: str) -> Array:
+    """The first matrix of a file of products in float32, decoded by the format's own package."""
     from gguf.quants import dequantize
 
-    tensor = tensors_of(path)[name]
+    tensor = tensors_of(path)["w0"]
     return dequantize(tensor.data, tensor.tensor_type).reshape(tensor.shape[::-1].tolist())
 
 

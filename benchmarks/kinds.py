@@ -129,9 +129,10 @@ def _quantized_inputs(s: Sizes) -> list[Array]:
 
 
 def _quantized(s: Sizes, x: list[Array], rows: Array) -> Array:
-    from benchmarks.files import decoded
+    from benchmarks.files import decoded, turned
 
-    return np.stack([wide(x[0]) @ decoded(s["file"], f"w{i}").T for i in rows])
+    first = wide(x[0]) @ decoded(s["file"]).T
+    return np.stack([np.roll(first, turned(i), axis=-1) for i in rows])
 
 
 def _attention_inputs(s: Sizes) -> list[Array]:
@@ -217,8 +218,9 @@ KINDS: dict[str, Kind] = {
     "attention": Kind(_attention_inputs, _attention, _first("heads")),
     "convolution": Kind(_convolution_inputs, _convolution, _first("batch")),
     "linear": Kind(_linear_inputs, _linear, lambda s: 4),
-    "chain": Kind(lambda s: [normal((16,), 1)], lambda s, x, rows: chain(wide(x[0]))[rows],
-                  lambda s: 16),
+    "chain": Kind(
+        lambda s: [normal((16,), 1)], lambda s, x, rows: chain(wide(x[0]))[rows], lambda s: 16
+    ),
     "sum_file": Kind(_none, _load_expected, _first("tensors")),
     "open_file": Kind(_none, None),
     "decode": Kind(_none, None),

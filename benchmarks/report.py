@@ -12,7 +12,8 @@ from typing import Any
 
 from benchmarks.harness import OURS, Entry, Harness, Result
 
-COLUMNS = ("row", "time", "rate", "best peer", "its time", "ratio", "of limit", "note")
+COLUMNS = ("row", "time", "rate", "best peer", "its time", "ratio", "of limit",
+           "errors", "note")  # fmt: skip
 
 WIDTH = 160
 """Columns of the table in a file."""
@@ -54,6 +55,12 @@ def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
+def _errors(entry: Entry, best: Entry | None) -> str:
+    """Our error and the best peer's, against float64."""
+    pair = [e.error for e in (entry, best) if e is not None]
+    return " / ".join("-" if e is None else f"{e:.1g}" for e in pair)
+
+
 def _note(result: Result, entry: Entry) -> str:
     if entry.message:
         return f"{entry.status}: {entry.message}"
@@ -82,6 +89,7 @@ def lines(results: Sequence[Result]) -> list[tuple[str, ...]]:
                 seconds_text(best.seconds if best else None),
                 _ratio(result.ratio(entry)),
                 _ratio(result.of_limit(entry)),
+                _errors(entry, best),
                 _note(result, entry),
             ))  # fmt: skip
     return table
@@ -103,7 +111,7 @@ def show(results: Sequence[Result], head: str) -> None:
         console.width = WIDTH
     table = Table(title=head, title_justify="left")
     for i, column in enumerate(COLUMNS):
-        table.add_column(column, justify="left" if i in (0, 3, 7) else "right")
+        table.add_column(column, justify="left" if i in (0, 3, 8) else "right")
     group = ""
     for result in results:
         if group and result.row.group != group:

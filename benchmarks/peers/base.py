@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class Peer:
     that needs more than that."""
 
     name = ""
-    snippets: dict[str, str] = {}
+    snippets: ClassVar[dict[str, str]] = {}
     """Programs for a process of their own: "import", "first" (prints the seconds of a first call),
     "script" (computes and prints something small)."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import llama_cpp
 import numpy as np
@@ -73,7 +73,7 @@ class Llama(Peer):
 class _Products:
     """Products of quantized weights as a graph of ggml (ggml.h, ggml-cpu.h)."""
 
-    _Q8_0_AND_SO_ON = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "Q4_K": 12, "Q6_K": 14}  # noqa: RUF012
+    TYPES: ClassVar = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "Q4_K": 12, "Q6_K": 14}
 
     class Init(ctypes.Structure):
         _fields_ = (("size", ctypes.c_size_t), ("memory", ctypes.c_void_p), ("bare", ctypes.c_bool))
@@ -107,7 +107,7 @@ class _Products:
         self.graph = self.base.ggml_new_graph(context)
         self.results = []
         for i in range(s["count"]):
-            weight = self.base.ggml_new_tensor_2d(context, self._Q8_0_AND_SO_ON[s["type"]], k, n)
+            weight = self.base.ggml_new_tensor_2d(context, self.TYPES[s["type"]], k, n)
             self._fill(weight, matrices[f"w{i}"].data)
             product = self.base.ggml_mul_mat(context, weight, inputs)
             self.base.ggml_build_forward_expand(self.graph, product)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -50,7 +50,7 @@ def _attention(s: Sizes) -> Callable[..., Any]:
 
 class Mlx(Peer):
     name = "mlx"
-    snippets = {  # noqa: RUF012
+    snippets: ClassVar = {
         "import": "import mlx.core",
         "script": "import mlx.core as mx\nh = mx.float16\n"
         "print((mx.ones([4, 3], h) @ mx.ones([3, 2], h) + mx.zeros([2], h)).tolist())",
@@ -117,7 +117,7 @@ class Mlx(Peer):
 
 class MlxCompile(Mlx):
     name = "mlx.compile"
-    snippets = {"first": _FIRST}  # noqa: RUF012
+    snippets: ClassVar = {"first": _FIRST}
 
     def __init__(self, device: str, threads: int) -> None:
         super().__init__(device, threads)

@@ -6,7 +6,7 @@ The competitor `numpy float32` has float32 arrays and casts nothing: another dty
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def _attention(s: Sizes) -> Callable[..., Array]:
 class Numpy(Peer):
     name = "numpy"
     dtype: type = np.float16
-    snippets = {  # noqa: RUF012
+    snippets: ClassVar = {
         "import": "import numpy",
         "script": "import numpy as np\n"
         "h = np.float16\n"
@@ -126,4 +126,4 @@ class Numpy(Peer):
 class NumpyFloat32(Numpy):
     name = "numpy float32"
     dtype = np.float32
-    snippets = {}  # noqa: RUF012
+    snippets: ClassVar = {}

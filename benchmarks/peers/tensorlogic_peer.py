@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -37,7 +37,7 @@ def _convolution(s: Sizes) -> Callable[..., Any]:
 
 class Tensorlogic(Peer):
     name = "tensorlogic"
-    snippets = {  # noqa: RUF012
+    snippets: ClassVar = {
         "import": "import tensorlogic",
         "first": _FIRST,
         "script": "import tensorlogic as tl\n"
@@ -59,8 +59,8 @@ class Tensorlogic(Peer):
             "transposed": lambda s: lambda x: x.T * 2 + 1,
             "odd": lambda s: lambda x: tl.relu(x[:, 1:] * 2 + x[:, :-1]),
             "matvec": lambda s: lambda x, *ws: [tl.linear(x, w) for w in ws],
-            "attention": lambda s: lambda q, k, v: tl.scaled_dot_product_attention(
-                q, k, v, causal=s["causal"]
+            "attention": lambda s: (
+                lambda q, k, v: tl.scaled_dot_product_attention(q, k, v, causal=s["causal"])
             ),
             "convolution": _convolution,
             "linear": lambda s: lambda x, w, b: x @ w + b,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from tinygrad import Device, Tensor, TinyJit, dtypes
 
@@ -30,7 +30,7 @@ def _convolution(s: Sizes) -> Callable[..., Any]:
 
 class Tinygrad(Peer):
     name = "tinygrad"
-    snippets = {  # noqa: RUF012
+    snippets: ClassVar = {
         "import": "import tinygrad",
         "script": "from tinygrad import Tensor, dtypes\nh = dtypes.half\n"
         "x, w, b = Tensor.ones(4, 3, dtype=h), Tensor.ones(3, 2, dtype=h), "

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from benchmarks.kinds import KINDS, chain
-from benchmarks.peers.base import Array, Measured, Peer, Prepared, Sizes, novel
+from benchmarks.peers.base import Array, Measured, Peer, Prepared, Sizes, Unsupported, novel
 
 _FIRST = """
 import time
@@ -50,7 +50,7 @@ def _convolution(s: Sizes) -> Callable[..., Any]:
 
 class Torch(Peer):
     name = "torch"
-    snippets = {  # noqa: RUF012
+    snippets: ClassVar = {
         "import": "import torch",
         "script": "import torch\nh = torch.float16\n"
         "x, w, b = torch.ones(4, 3, dtype=h), torch.ones(3, 2, dtype=h), torch.zeros(2, dtype=h)\n"
@@ -78,7 +78,8 @@ class Torch(Peer):
             "chain": lambda s: chain,
         }
         if self._on_gpu:
-            self.special |= {"quantized": self._decoded, "copy": self._copy, "rate": self._rate}
+            self.special |= {"copy": self._copy, "rate": self._rate}
+        self.special["quantized"] = self._decoded
         if type(self) is Torch and not self._on_gpu:
             self.special |= {
                 "open_file": lambda s: Prepared(lambda: _load(s["file"])),
@@ -110,11 +111,13 @@ class Torch(Peer):
 
     def _decoded(self, s: Sizes) -> Prepared:
         """PyTorch has no such blocks: the same weights, decoded to float16 beforehand."""
-        from benchmarks.files import decoded
+        from benchmarks.files import decoded, turned
 
+        if not s["decoded"]:
+            raise Unsupported("quantized weights")
         (x,) = (self.tensor(a) for a in KINDS["quantized"].inputs(s))
-        matrices = (decoded(s["file"], f"w{i}") for i in range(s["count"]))
-        weights = [self.tensor(w.astype(np.float16)) for w in matrices]
+        first = self.tensor(decoded(s["file"]).astype(np.float16))
+        weights = [torch.roll(first, turned(i), 0) for i in range(s["count"])]
         function = self.ready(lambda x, *ws: [F.linear(x, w) for w in ws], s)
         return Prepared(lambda: function(x, *weights), self.result, self.sync)
 
@@ -123,22 +126,27 @@ class Torch(Peer):
     def _copy(self, s: Sizes) -> Measured:
         source = torch.empty(s["size"], dtype=torch.uint8, device=self.device)
         target = torch.empty_like(source)
-        return Measured(lambda: self._event_time(lambda: target.copy_(source)))
+        return Measured(lambda: self._per_call(lambda: target.copy_(source)))
 
     def _rate(self, s: Sizes) -> Measured:
         n = s["n"]
         a, b = (torch.randn(n, n, device=self.device).half() for _ in range(2))
-        return Measured(lambda: self._event_time(lambda: a @ b))
+        return Measured(lambda: self._per_call(lambda: a @ b))
 
-    def _event_time(self, work: Callable[[], Any], turns: int = 20) -> float:
+    def _per_call(self, work: Callable[[], Any], turns: int = 20) -> float:
         work()
         self.sync()
-        return self.timed(lambda: [work() for _ in range(turns)] and None) / turns
+
+        def repeated() -> None:
+            for _ in range(turns):
+                work()
+
+        return self.timed(repeated) / turns
 
 
 class TorchCompile(Torch):
     name = "torch.compile"
-    snippets = {"first": _FIRST}  # noqa: RUF012
+    snippets: ClassVar = {"first": _FIRST}
 
     def __init__(self, device: str, threads: int) -> None:
         super().__init__(device, threads)
