@@ -63,6 +63,8 @@ class Memory:
                 return PooledMemory(*_pool[padded].pop())
             except (KeyError, IndexError):  # none of that size, or another thread took the last one
                 pass
+        elif padded >= LARGE:
+            return LargeMemory.of_size(padded)
         raw = np.empty(padded + ALIGNMENT, np.uint8)
         at = raw.__array_interface__["data"][0]
         start = -at % ALIGNMENT
@@ -116,6 +118,46 @@ class PooledMemory(Memory):
             kept = _pool.setdefault(base.nbytes, [])
             if len(kept) < _KEPT:
                 kept.append((base, owner, True, self.address))
+
+
+LARGE = 1 << 20
+"""Bytes from which on memory is kept, too: the system clears each new page, which takes longer than
+most kernels need to write it."""
+LARGE_KEPT = 256 << 20
+"""Bytes of it that are kept at most."""
+_large: dict[int, list[Bytes]] = {}
+
+
+class LargeMemory(Memory):
+    """Memory that is kept for the next that is about as large, unless somebody has a view of it."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of_size(cls, nbytes: int) -> LargeMemory:
+        step = 1 << (nbytes.bit_length() - 4)
+        capacity = -(-nbytes // step) * step
+        try:
+            raw = _large[capacity].pop()
+        except (KeyError, IndexError):
+            raw = np.empty(capacity + ALIGNMENT, np.uint8)
+        at = raw.__array_interface__["data"][0]
+        start = -at % ALIGNMENT
+        return cls(raw[start : start + nbytes], raw, True, at + start)
+
+    def __del__(self) -> None:
+        owner, base = self.owner, self.base
+        if (sys.getrefcount(owner), sys.getrefcount(base)) == _REFERENCES:
+            assert isinstance(owner, np.ndarray)
+            capacity = owner.nbytes - ALIGNMENT
+            kept = sum(size * len(raws) for size, raws in list(_large.items()))
+            if kept + capacity > LARGE_KEPT:  # what the program went on from is let go first
+                for size, raws in list(_large.items()):
+                    if size != capacity:
+                        raws.clear()
+                kept = capacity * len(_large.get(capacity, ()))
+            if kept + capacity <= LARGE_KEPT:
+                _large.setdefault(capacity, []).append(owner)
 
 
 class _Probe(Memory):

@@ -13,7 +13,7 @@ from tensorlogic.devices.planned import PlannedDevice
 from tensorlogic.devices.plans import CpuPlan
 from tensorlogic.graph import Node
 from tensorlogic.kernels.check import check_kernel
-from tensorlogic.kernels.ir import Kernel, kernel_text
+from tensorlogic.kernels.ir import Kernel, Loop, kernel_text
 from tensorlogic.kernels.spec import Matmul, matmul_text
 from tensorlogic.schedule.emit import Step
 from tensorlogic.schedule.fuse import Schedule
@@ -21,12 +21,20 @@ from tensorlogic.schedule.traits import CPU
 
 CHUNK = 16_384
 """Elements in a chunk of work, about: some microseconds."""
+STREAMED = 16 << 20
+"""Bytes of results from which on a kernel stores past the caches."""
 
 
 def step_text(step: Step) -> str:
     """What a step's kernel is; steps of equal text share one compiled function."""
     kernel = step.kernel
     return kernel_text(kernel) if isinstance(kernel, Kernel) else matmul_text(kernel)
+
+
+def streams(step: Step) -> bool:
+    """Whether what a kernel stores would drive out of the caches all that is in them."""
+    plain = isinstance(step.kernel, Kernel) and step.in_place is None
+    return plain and sum(n.size * n.dtype.itemsize for n in step.writes) >= STREAMED
 
 
 def kernel_name(text: str) -> str:
@@ -59,7 +67,7 @@ class Cpu(PlannedDevice):
 
     def launches(self, steps: Sequence[Step]) -> list[Launch]:
         """The launch of each step; kernels that are not there yet are compiled in one module."""
-        texts = [step_text(s) for s in steps]
+        texts = [step_text(s) + ("\nstreams" if streams(s) else "") for s in steps]
         missing: dict[str, Step] = {}
         for text, step in zip(texts, steps, strict=True):
             if text not in self._kernels:
@@ -75,7 +83,7 @@ class Cpu(PlannedDevice):
             name = kernel_name(text)
             if isinstance(step.kernel, Kernel):
                 check_kernel(step.kernel)
-                emit_kernel(module, step.kernel, name, host().lanes)
+                emit_kernel(module, step.kernel, name, host().lanes, streams(step))
                 names[text] = name
             else:
                 source = matmul_kernel(step.kernel, name, host().lanes)
@@ -104,8 +112,10 @@ class Cpu(PlannedDevice):
             return Launch(function, words, work, chunk)
         share = -(-step.work // (64 * threads()))
         chunk = max(1, CHUNK // step.cost, share)
-        if step.cost == 1:
-            chunk = -(-chunk // 64) * 64
+        body = step.kernel.body[-1]
+        if isinstance(body, Loop) and body.kind == "flat":  # whole vectors, and whole cache lines
+            unit = 64 if step.cost == 1 or step.work < 512 * threads() else 256
+            chunk = -(-chunk // unit) * unit
         return Launch(function, words, step.work, chunk)
 
     @staticmethod
