@@ -7,8 +7,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks import report
 from benchmarks.harness import CPU_PEERS, GPU_PEERS, TURN, Harness, Result
@@ -67,14 +68,45 @@ def _head(harness: Harness) -> str:
     )
 
 
-def _run(rows: Sequence[Row], harness: Harness) -> list[Result]:
-    results = []
+def _run(
+    rows: Sequence[Row], harness: Harness, save: Callable[[list[Result]], None]
+) -> list[Result]:
+    """Run rows; what there is so far is saved after each, for a run that is cut short."""
+    results: list[Result] = []
     for row in rows:
         start = time.perf_counter()
         results.append(harness.run(row))
+        save(results)
         cells = "  ".join(c for line in report.lines(results[-1:]) for c in line[1:7])
         print(f"{row.name}: {cells}  [{time.perf_counter() - start:.1f} s]", file=sys.stderr)
     return results
+
+
+def _measure(
+    group: str, rows: Sequence[Row], options: argparse.Namespace, parts: dict[str, Any]
+) -> list[Result]:
+    """Run the rows of one device, and print their table."""
+    gpu = group == "gpu"
+    peers = [p for p in (GPU_PEERS if gpu else CPU_PEERS) if p not in options.without]
+    harness = Harness(
+        (options.device or "cuda") if gpu else "cpu", _threads(options.threads), peers,
+        _pythons(options.peer), Gpu if gpu else Cpu,
+        options.rounds or (2 if options.quick else 5), QUICK_TURN if options.quick else TURN,
+    )  # fmt: skip
+
+    def save(done: list[Result]) -> None:
+        parts[group] = report.as_json(done, harness)
+        options.json.write_text(json.dumps(parts, indent=1) + "\n", encoding="utf-8")
+
+    try:
+        head = _head(harness)
+        done = _run(rows, harness, save)
+        report.show(done, head)
+        for name, why in harness.missing.items():
+            print(f"not here: {name}: {why}")
+        return done
+    finally:
+        harness.close()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -84,30 +116,11 @@ def main(arguments: Sequence[str]) -> int:
         sys.exit(f"no group {', '.join(sorted(unknown))}; there are cpu, {', '.join(GROUPS)}")
     rows = [r for r in rows_of(options.groups, options.quick) if options.rows in r.name]
     results: list[Result] = []
-    summary = None
-    for gpu in (False, True):
-        own = [r for r in rows if (r.group == "gpu") == gpu]
-        if not own:
-            continue
-        device = (options.device or "cuda") if gpu else "cpu"
-        peers = [p for p in (GPU_PEERS if gpu else CPU_PEERS) if p not in options.without]
-        harness = Harness(
-            device, _threads(options.threads), peers, _pythons(options.peer),
-            Gpu if gpu else Cpu, options.rounds or (2 if options.quick else 5),
-            QUICK_TURN if options.quick else TURN,
-        )  # fmt: skip
-        try:
-            head = _head(harness)
-            done = _run(own, harness)
-            report.show(done, head)
-            for name, why in harness.missing.items():
-                print(f"not here: {name}: {why}")
-            part = report.as_json(done, harness)
-        finally:
-            harness.close()
-        summary = part if summary is None else {**summary, "gpu": part}
-        results += done
-    options.json.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    parts: dict[str, Any] = {}
+    for group in ("cpu", "gpu"):
+        own = [r for r in rows if (r.group == "gpu") == (group == "gpu")]
+        if own:
+            results += _measure(group, own, options, parts)
     if options.markdown:
         options.markdown.write_text(report.markdown(results) + "\n", encoding="utf-8")
     wrong = [e for r in results for e in r.entries if e.status in ("wrong", "failed")]

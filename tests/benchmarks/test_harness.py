@@ -270,7 +270,7 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys):
     )  # fmt: skip
     assert status == 0
     assert "rms_norm 256x256" in capsys.readouterr().out
-    data = json.loads(out.read_text())
+    data = json.loads(out.read_text())["cpu"]
     assert [r["name"] for r in data["rows"]] == ["rms_norm 256x256"]
     assert data["rows"][0]["rates"].keys() == {
         "peak of one", "peak", "bandwidth of one", "bandwidth"
