@@ -35,7 +35,20 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--threads", type=int, default=0, help="threads; all cores of this process")
     p.add_argument("--json", type=Path, default=Path("benchmarks.json"), help="where JSON goes")
     p.add_argument("--markdown", type=Path, help="where the table goes as Markdown")
+    p.add_argument("--of", action="append", default=[], type=Path, metavar="JSON",
+                   help="measure nothing: show what runs wrote before")  # fmt: skip
     return p
+
+
+def _shown(paths: Sequence[Path]) -> list[Result]:
+    """The rows of runs that are over."""
+    results: list[Result] = []
+    for path in paths:
+        for group, part in json.loads(path.read_text(encoding="utf-8")).items():
+            done = report.loaded(part)
+            report.show(done, f"{path}, {group}: {part['date']}, {part['machine']['processor']}")
+            results += done
+    return results
 
 
 def _threads(given: int) -> int:
@@ -115,11 +128,11 @@ def main(arguments: Sequence[str]) -> int:
     if unknown:
         sys.exit(f"no group {', '.join(sorted(unknown))}; there are cpu, {', '.join(GROUPS)}")
     rows = [r for r in rows_of(options.groups, options.quick) if options.rows in r.name]
-    results: list[Result] = []
+    results = _shown(options.of)
     parts: dict[str, Any] = {}
     for group in ("cpu", "gpu"):
         own = [r for r in rows if (r.group == "gpu") == (group == "gpu")]
-        if own:
+        if own and not options.of:
             results += _measure(group, own, options, parts)
     if options.markdown:
         options.markdown.write_text(report.markdown(results) + "\n", encoding="utf-8")

@@ -7,10 +7,12 @@ import math
 import os
 import platform
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import OURS, Entry, Harness, Result
+from benchmarks.rows import Row
 
 COLUMNS = ("row", "time", "rate", "best peer", "its time", "ratio", "of limit",
            "errors", "note")  # fmt: skip
@@ -146,6 +148,21 @@ def as_json(results: Sequence[Result], harness: Harness) -> dict[str, Any]:
         "missing": harness.missing,
         "rows": [_row(r) for r in results],
     }
+
+
+def loaded(data: dict[str, Any]) -> list[Result]:
+    """The results of a run from its JSON; of the samples, their median is what was kept."""
+    names = [f.name for f in fields(Row)]
+    results = []
+    for row in data["rows"]:
+        entries = [
+            Entry(e["name"], e["status"], [e["seconds"]] if e["seconds"] is not None else [],
+                  e["error"], e["message"])
+            for e in row["entries"]
+        ]  # fmt: skip
+        own = Row(**{n: row[n] for n in names})
+        results.append(Result(own, entries, row["rates"], row["reliable"]))
+    return results
 
 
 def _row(result: Result) -> dict[str, Any]:

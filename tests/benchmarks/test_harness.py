@@ -275,7 +275,10 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys):
     assert data["rows"][0]["rates"].keys() == {
         "peak of one", "peak", "bandwidth of one", "bandwidth"
     }  # fmt: skip
-    assert table.read_text().splitlines()[0].startswith("| row | time |")
+    written = table.read_text()
+    assert written.splitlines()[0].startswith("| row | time |")
+    assert command.main([f"--of={out}", f"--markdown={table}"]) == 0  # the same from what was kept
+    assert table.read_text() == written
 
 
 @pytest.mark.parametrize(
