@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import sys
 from dataclasses import dataclass
@@ -63,6 +64,8 @@ class Memory:
                 return PooledMemory(*_pool[padded].pop())
             except (KeyError, IndexError):  # none of that size, or another thread took the last one
                 pass
+        elif padded >= LARGE:
+            return LargeMemory.of_size(padded)
         raw = np.empty(padded + ALIGNMENT, np.uint8)
         at = raw.__array_interface__["data"][0]
         start = -at % ALIGNMENT
@@ -110,33 +113,76 @@ class PooledMemory(Memory):
 
     __slots__ = ()
 
-    def __del__(self, references: Any = sys.getrefcount) -> None:  # modules go before it may
+    def __del__(self) -> None:
         owner, base = self.owner, self.base
-        if references(owner) == _REFERENCES[0] and references(base) == _REFERENCES[1]:
+        if _alone(owner, base):
             kept = _pool.setdefault(base.nbytes, [])
             if len(kept) < _KEPT:
                 kept.append((base, owner, True, self.address))
 
 
-class _Probe(Memory):
-    """What `sys.getrefcount` says there of an owner and a base that only their memory refers to."""
+LARGE = 1 << 20
+"""Bytes from which on memory is kept, too: the system clears each new page, which takes longer than
+most kernels need to write it."""
+LARGE_KEPT = 256 << 20
+"""Bytes of it that are kept at most."""
+_large: dict[int, list[Bytes]] = {}
+
+
+class LargeMemory(Memory):
+    """Memory that is kept for the next that is about as large, unless somebody has a view of it."""
 
     __slots__ = ()
-    found = (0, 0)
+
+    @classmethod
+    def of_size(cls, nbytes: int) -> LargeMemory:
+        step = 1 << (nbytes.bit_length() - 4)
+        capacity = -(-nbytes // step) * step
+        try:
+            raw = _large[capacity].pop()
+        except (KeyError, IndexError):
+            raw = np.empty(capacity + ALIGNMENT, np.uint8)
+        at = raw.__array_interface__["data"][0]
+        start = -at % ALIGNMENT
+        return cls(raw[start : start + nbytes], raw, True, at + start)
 
     def __del__(self) -> None:
         owner, base = self.owner, self.base
-        _Probe.found = sys.getrefcount(owner), sys.getrefcount(base)
+        if _alone(owner, base):
+            assert isinstance(owner, np.ndarray)
+            capacity = owner.nbytes - ALIGNMENT
+            kept = sum(size * len(raws) for size, raws in list(_large.items()))
+            if kept + capacity > LARGE_KEPT:  # what the program went on from is let go first
+                for size, raws in list(_large.items()):
+                    if size != capacity:
+                        raws.clear()
+                kept = capacity * len(_large.get(capacity, ()))
+            if kept + capacity <= LARGE_KEPT:
+                _large.setdefault(capacity, []).append(owner)
 
 
-def _references() -> tuple[int, int]:
+_expected: list[tuple[int, int]] = []
+_ended: list[bool] = []
+atexit.register(_ended.append, True)
+
+
+def _alone(owner: object, base: object) -> bool:
+    """Whether nothing but the memory that goes, in its `__del__`, refers to what it held; not at
+    the end of the process, when modules go in any order. The first call notes how it looks."""
+    found = sys.getrefcount(owner), sys.getrefcount(base)
+    if not _expected:
+        _expected.append(found)
+        return False
+    return not _ended and found == _expected[0]
+
+
+def _note_how_it_looks() -> None:
     raw = np.empty(1, np.uint8)
-    probe = _Probe(raw[:], raw, True)
+    probe = PooledMemory(raw[:], raw, True)
     del raw, probe
-    return _Probe.found
 
 
-_REFERENCES = _references()
+_note_how_it_looks()
 
 
 @dataclass(slots=True)

@@ -75,6 +75,40 @@ def test_memory_with_a_view_does_not_go_back_into_the_pool() -> None:
     assert Memory.allocate(100).address == address
 
 
+def test_large_memory_is_used_again_unless_a_view_is_left() -> None:
+    storage._large.clear()
+    size = 3 << 20
+    memory = Memory.allocate(size)
+    address, view = memory.address, memory.view(np.dtype("f2"), (4,), (1,), 0)
+    del memory
+    assert Memory.allocate(size).address != address
+    assert view.__array_interface__["data"][0] == address
+    storage._large.clear()
+    memory = Memory.allocate(size)
+    address = memory.address
+    del memory
+    about = Memory.allocate(size - 1000)  # a little smaller: the same piece
+    assert (about.address, about.nbytes) == (address, size - 960)
+    assert about.base.nbytes == about.nbytes
+
+
+def test_large_memory_that_is_kept_is_bounded() -> None:
+    storage._large.clear()
+    piece = storage.LARGE_KEPT // 4
+    pieces = [Memory.allocate(piece) for _ in range(6)]
+    pieces.append(Memory.allocate(2 * storage.LARGE_KEPT))
+    del pieces
+    assert kept_bytes() == storage.LARGE_KEPT
+    other = Memory.allocate(2 << 20)
+    del other  # lets go of the other sizes
+    assert kept_bytes() == 2 << 20
+    storage._large.clear()
+
+
+def kept_bytes() -> int:
+    return sum(size * len(raws) for size, raws in storage._large.items())
+
+
 def test_settings_count() -> None:
     f = tl.function(lambda x: (x @ x) @ x)
     x = tl.tensor(np.full((2, 2), 1.001, np.float32)).to("float16")

@@ -12,9 +12,9 @@ from examples import minilm, smollm2
 from tensorlogic.codegen.gpu import gpu_launch
 from tensorlogic.graph import Node, topological
 from tensorlogic.kernels.check import check_kernel
-from tensorlogic.kernels.ir import Kernel, Split, kernel_text
+from tensorlogic.kernels.ir import Kernel, Split
 from tensorlogic.kernels.spec import Matmul
-from tensorlogic.schedule.emit import Step
+from tensorlogic.schedule.emit import Step, step_text
 from tensorlogic.schedule.fuse import Schedule, schedule
 from tensorlogic.schedule.traits import CPU, GPU, Traits
 from tensorlogic.settings import Settings

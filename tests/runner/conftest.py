@@ -9,7 +9,8 @@ KERNEL_ARGS = [("ptr", "args"), ("i64", "lo"), ("i64", "hi"), ("ptr", "scratch")
 
 
 def kernels() -> str:
-    """count: counts[i] += 1; step: to[i] = from[n - 1 - i] + 1; where: out[i] = scratch."""
+    """count: counts[i] += 1; step: to[i] = from[n - 1 - i] + 1; where: out[i] = scratch;
+    burn: some milliseconds for each i."""
     module = Module()
     f = module.function("count", KERNEL_ARGS)
     counts = f.load("ptr", "%args")
@@ -28,12 +29,16 @@ def kernels() -> str:
     with f.loop("%lo", "%hi") as i:
         f.store("ptr", "%scratch", f.gep("i64", out, i.index))
     f.ret()
+    f = module.function("burn", KERNEL_ARGS)
+    with f.loop("%lo", "%hi"), f.loop(0, 1_000_000):
+        f.assign("atomicrmw add ptr %scratch, i64 1 monotonic")
+    f.ret()
     return module.text()
 
 
 @pytest.fixture(scope="session")
 def functions() -> dict[str, int]:
-    return native.compile_module(kernels(), ["count", "step", "where"])
+    return native.compile_module(kernels(), ["count", "step", "where", "burn"])
 
 
 @pytest.fixture

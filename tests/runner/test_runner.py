@@ -278,16 +278,6 @@ def test_the_interpreter_ends_cleanly(loops):
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
 
 
-def test_idle_workers_use_no_time(functions, pool):
-    pool(4)
-    program, _ = chain(functions, 1000, 20, 10)
-    native.run(program)
-    time.sleep(0.02)
-    before = time.process_time()
-    time.sleep(0.3)
-    assert time.process_time() - before < 0.03
-
-
 def test_the_overhead_is_reported(functions, pool, record_property):
     """Measured, not asserted: seconds of a small program, and of 100 launches on two threads."""
     pool(2)

@@ -50,6 +50,7 @@ class Module:
     def __init__(self) -> None:
         self._declarations: dict[str, str] = {}
         self._functions: list[Function] = []
+        self._metadata = ""
 
     def declare(self, result: str, name: str, types: Sequence[str], attributes: str = "") -> None:
         text = f"declare {result} @{name}({', '.join(types)}) {attributes}".rstrip()
@@ -68,11 +69,16 @@ class Module:
         self._functions.append(f)
         return f
 
+    def nontemporal(self) -> str:
+        """What makes a store one past the caches."""
+        self._metadata = "!0 = !{i32 1}\n"
+        return ", !nontemporal !0"
+
     def text(self) -> str:
         defined = {f.name for f in self._functions}
         declared = [t for n, t in self._declarations.items() if n not in defined]
         parts = [*declared, *(f.text() for f in self._functions)]
-        return "\n".join(parts) + "\n"
+        return "\n".join(parts) + "\n" + self._metadata
 
 
 class Loop:

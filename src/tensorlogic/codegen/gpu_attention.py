@@ -285,12 +285,13 @@ def _load_eight(name: str, dtype: str) -> str:
             f"as_float(piece.{'xyzw'[i // 2]} {'& 0xffff0000u' if i % 2 else '<< 16'})"
             for i in range(8)
         ],
-        "f32": [f"{'low' if i < 4 else 'high'}[{i % 4}]" for i in range(8)],
+        "f32": [f"AT({'low' if i < 4 else 'high'}, {i % 4})" for i in range(8)],
     }[dtype]
     ctype = MEMORY[dtype]
     if dtype == "f32":
         read = (
-            "const PACK(float, 4) low = load_pack(from, 4, true), high = load_pack(from + 4, 4, true);"
+            "const PACK(float, 4) low = load_pack<4>(from, 4, true);\n"
+            "const PACK(float, 4) high = load_pack<4>(from + 4, 4, true);"
         )
     else:
         read = "const uint4 piece = *(DEVICE const uint4*)from;"

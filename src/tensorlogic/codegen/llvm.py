@@ -50,6 +50,8 @@ class Emitter(Values):
 
     areas: Mapping[str, Value] = {}
     """Scratch memory beyond the local buffers, by name."""
+    streams = False
+    """Whether what is stored goes past the caches: it is more than they hold."""
 
     def _store(self, s: Store) -> None:
         f, lanes = self.f, self.here.lanes
@@ -69,7 +71,9 @@ class Emitter(Values):
             f.call("void", name, (type_, raw), pointers, align, mask)
             return
         pointer = f.gep(element, self.pointers[s.buffer], self._value(at, 1))
-        if guard is None:
+        if guard is None and self.streams and lanes > 1:
+            self._stream(type_, raw, pointer, size, lanes)
+        elif guard is None:
             f.store(type_, raw, pointer, size)
         elif lanes == 1:
             with f.when(guard):
@@ -77,6 +81,16 @@ class Emitter(Values):
         else:
             given = (("ptr", pointer), ("i32", str(size)), (vector("i1", lanes), guard))
             f.call("void", f"llvm.masked.store.{suffix(type_)}.p0", (type_, raw), *given)
+
+    def _stream(self, type_: str, raw: Value, pointer: Value, size: int, lanes: int) -> None:
+        """A store past the caches, which reads no line that it overwrites; it must be aligned."""
+        f = self.f
+        address = f.cast("ptrtoint", "ptr", pointer, "i64")
+        rest = f.op("and", "i64", address, str(size * lanes - 1))
+        with f.when(f.icmp("eq", "i64", rest, 0)) as branch:
+            f.store(type_, raw, pointer, size * lanes, f.module.nontemporal())
+            branch.otherwise()
+            f.store(type_, raw, pointer, size)
 
     def _check(self, s: Check) -> None:
         f, lanes = self.f, self.here.lanes
@@ -92,8 +106,13 @@ class Emitter(Values):
             count = "1"
             if lanes > 1:
                 bits = f.cast("bitcast", type_, failed, f"i{lanes}")
-                wide = f.cast("zext", f"i{lanes}", bits, "i32")
-                count = f.intrinsic("ctpop", "i32", wide)
+                if lanes < 32:
+                    bits, wide = f.cast("zext", f"i{lanes}", bits, "i32"), "i32"
+                else:
+                    wide = f"i{lanes}"
+                count = f.intrinsic("ctpop", wide, bits)
+                if lanes > 32:
+                    count = f.cast("trunc", wide, count, "i32")
             pointer = f.gep("i32", self.pointers[s.status], slot)
             f.assign(f"atomicrmw add ptr {pointer}, i32 {count} monotonic")
 
@@ -255,6 +274,9 @@ class Emitter(Values):
             for n, i in enumerate(turns):
                 parts[n % len(parts)] = self._turn(s, str(i), parts[n % len(parts)], lanes)
             return self._across(s, self._joined(s, parts, lanes), lanes)
+        if self._sums_columns(s):
+            for side_by_side in (self.full, 4):
+                start, _ = self._wide_loop(s, start, stop, [], 1, side_by_side * lanes)
         at, values = self._wide_loop(s, start, stop, values, copies)
         if self.full >= _MASKED:
             carry = list(zip(types, values, strict=True))
@@ -267,10 +289,16 @@ class Emitter(Values):
         return self._serial_turns(s, at, stop, self._across(s, values, lanes))
 
     def _wide_loop(
-        self, s: Loop | Fold, start: Value, stop: Value, values: list[Value], copies: int
+        self,
+        s: Loop | Fold,
+        start: Value,
+        stop: Value,
+        values: list[Value],
+        copies: int,
+        lanes: int = 0,
     ) -> tuple[Value, list[Value]]:
         """Whole vectors, `copies` a turn with their own accumulators; where it ends."""
-        f, n, lanes = self.f, len(values), self._lanes(s)
+        f, n, lanes = self.f, len(values), lanes or self._lanes(s)
         types = [vector(TYPES[v.dtype], lanes) for v in s.acc]
         carry = list(zip(types, values, strict=True)) * copies
         with f.loop(start, f.sub(stop, lanes * copies - 1), lanes * copies, carry) as loop:
@@ -304,13 +332,26 @@ class Emitter(Values):
         count = _constant_turns(s)
         return next((n for n in (16, 8, 4) if n <= self.full and count % n == 0 < count), self.full)
 
+    def _sums_columns(self, s: Loop | Fold) -> bool:
+        """Whether lanes are columns that each fold down the rows: then several vectors side by side
+        take whole cache lines of a row, and wait for memory together."""
+        nested = [t for t in walk(s.body) if isinstance(t, Loop | Fold)]
+        if isinstance(s, Fold) or len(nested) != 1:
+            return False
+        (fold,) = nested  # a longer one would not fit into registers, and compile for long
+        return isinstance(fold, Fold) and fold.kind == "serial" and self._ops(fold) <= 4
+
+    def _ops(self, s: Loop | Fold) -> int:
+        """How many operations a turn has, those of addresses apart."""
+        roots = (self.known.intern(e) for t in s.body for e in exprs_of(t))
+        steps = (self.known.intern(e) for e in s.step)
+        return len([e for e in nodes_of(*roots, *steps) if e.args and e.dtype != "i64"])
+
     def _copies(self, s: Loop | Fold) -> int:
         """How many vectors of accumulators a fold keeps: fewer where a turn is long in itself."""
         if not isinstance(s, Fold) or any(isinstance(t, Loop | Fold) for t in s.body):
             return 1
-        roots = (self.known.intern(e) for t in s.body for e in exprs_of(t))
-        steps = (self.known.intern(e) for e in s.step)
-        work = len([e for e in nodes_of(*roots, *steps) if e.args and e.dtype != "i64"])
+        work = self._ops(s)
         return 4 if work <= 8 else 2 if work <= 16 else 1
 
     def _across(self, s: Loop | Fold, values: list[Value], lanes: int) -> list[Value]:
@@ -384,14 +425,17 @@ def emit_kernel(
     lanes: int,
     emitter_type: Callable[..., Emitter] = Emitter,
     areas: Mapping[str, Expr] | None = None,
+    streams: bool = False,
 ) -> None:
     """Add the kernel's function to a module. `lanes` is the vector width in float32: 16 with
-    AVX-512, 8 with AVX2, 4 with NEON; 1 makes scalar code. The emitter may want `areas`."""
+    AVX-512, 8 with AVX2, 4 with NEON; 1 makes scalar code. The emitter may want `areas`.
+    With `streams` its stores go past the caches."""
     args = [("ptr", "args"), ("i64", "lo"), ("i64", "hi"), ("ptr", "scratch")]
     f = module.function(name, args)
     pointers = {b: f.load("ptr", f.gep("i64", "%args", i), 8) for i, b in enumerate(kernel.buffers)}
     written = {s.buffer for s in walk(kernel.body) if isinstance(s, Store)}
     emitter = emitter_type(f, lanes, pointers, written)
+    emitter.streams = streams
     for i, p in enumerate(kernel.params, len(kernel.buffers)):
         emitter.bind_word(p, f.load("i64", f.gep("i64", "%args", i), 8))
     named: dict[str, Value] = {}
@@ -404,6 +448,8 @@ def emit_kernel(
     emitter.areas = named
     emitter.block(kernel.body[:-1])
     emitter.parallel(kernel.body[-1], "%lo", "%hi")
+    if streams:  # such stores are in no order with others: what says that they are done comes after
+        f.line("fence seq_cst")
     f.ret()
 
 

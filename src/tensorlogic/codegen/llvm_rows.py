@@ -46,11 +46,13 @@ Types = frozenset[str]
 """The quantized types of which the processor has dots."""
 
 
-def emit_dot_kernel(module: Module, kernel: Kernel, name: str, lanes: int, types: Types) -> None:
+def emit_dot_kernel(
+    module: Module, kernel: Kernel, name: str, lanes: int, types: Types, streams: bool = False
+) -> None:
     """Add the kernel's function to a module, with dots for these types."""
     found = vectors(kernel, types)
     if not found:
-        emit_kernel(module, kernel, name, lanes)
+        emit_kernel(module, kernel, name, lanes, streams=streams)
         return
     areas = {key: record_size(dot) for key, dot in found.items()}
     emit_kernel(module, kernel, name, lanes, partial(RowEmitter, types=types), areas)

@@ -13,7 +13,7 @@ from tensorlogic.devices.planned import PlannedDevice
 from tensorlogic.devices.plans import CpuPlan
 from tensorlogic.graph import Node
 from tensorlogic.kernels.check import check_kernel
-from tensorlogic.kernels.ir import Kernel
+from tensorlogic.kernels.ir import Kernel, Loop
 from tensorlogic.kernels.spec import Attention, Matmul
 from tensorlogic.schedule.emit import Step, step_text
 from tensorlogic.schedule.fuse import Schedule
@@ -25,6 +25,14 @@ SETUP = 16
 """Elements that the rows of a chunk touch for each one that is computed before them."""
 PARTS = 64, 8
 """Chunks for each thread at most: of other kernels, and of those that round vectors first."""
+STREAMED = 16 << 20
+"""Bytes of results from which on a kernel stores past the caches."""
+
+
+def streams(step: Step) -> bool:
+    """Whether what a kernel stores would drive out of the caches all that is in them."""
+    plain = isinstance(step.kernel, Kernel) and not step.in_place
+    return plain and sum(n.size * n.dtype.itemsize for n in step.writes) >= STREAMED
 
 
 def kernel_name(text: str) -> str:
@@ -57,7 +65,7 @@ class Cpu(PlannedDevice):
 
     def launches(self, steps: Sequence[Step]) -> list[Launch]:
         """The launch of each step; kernels that are not there yet are compiled in one module."""
-        texts = [step_text(s) for s in steps]
+        texts = [step_text(s) + ("\nstreams" if streams(s) else "") for s in steps]
         missing: dict[str, Step] = {}
         for text, step in zip(texts, steps, strict=True):
             if text not in self._kernels:
@@ -75,7 +83,8 @@ class Cpu(PlannedDevice):
             name = kernel_name(text)
             if isinstance(step.kernel, Kernel):
                 check_kernel(step.kernel)
-                emit_dot_kernel(module, step.kernel, name, host().lanes, products.dot_types())
+                lanes, types = host().lanes, products.dot_types()
+                emit_dot_kernel(module, step.kernel, name, lanes, types, streams(step))
                 imports |= self._imports(step.kernel)
                 names[text] = name
             else:
@@ -105,8 +114,10 @@ class Cpu(PlannedDevice):
         parts = PARTS[products.has_dots(step.kernel)] * threads()
         share = -(-step.work // parts)
         chunk = max(1, CHUNK // step.cost, share)
-        if step.cost == 1:
-            chunk = -(-chunk // 64) * 64
+        body = step.kernel.body[-1]
+        if isinstance(body, Loop) and body.kind == "flat":  # whole vectors, and whole cache lines
+            unit = 64 if step.cost == 1 or step.work < 512 * threads() else 256
+            chunk = -(-chunk // unit) * unit
         if step.setup:  # each chunk computes it: many rows for one of it, but some for each thread
             worth = SETUP * step.setup // step.cost
             chunk = max(chunk, min(worth, -(-step.work // (2 * threads()))))

@@ -45,6 +45,11 @@ _X86 = """
 declare void @llvm.x86.sse2.pause()
 declare void @llvm.x86.sse.stmxcsr(ptr)
 declare void @llvm.x86.sse.ldmxcsr(ptr)
+declare i64 @llvm.readcyclecounter()
+define internal i64 @ticks() nounwind {
+  %now = call i64 @llvm.readcyclecounter()
+  ret i64 %now
+}
 define internal void @relax() nounwind {
   call void @llvm.x86.sse2.pause()
   ret void
@@ -68,6 +73,11 @@ _ARM = """
 declare void @llvm.aarch64.isb(i32)
 declare i64 @llvm.aarch64.get.fpcr()
 declare void @llvm.aarch64.set.fpcr(i64)
+declare i64 @llvm.readsteadycounter()
+define internal i64 @ticks() nounwind {
+  %now = call i64 @llvm.readsteadycounter()
+  ret i64 %now
+}
 define internal void @relax() nounwind {
   call void @llvm.aarch64.isb(i32 15)
   ret void
@@ -82,6 +92,9 @@ define internal void @set_float_mode(i64 %mode) nounwind {
 }
 """
 _OTHER = """
+define internal i64 @ticks() nounwind {
+  ret i64 0
+}
 define internal void @relax() nounwind {
   ret void
 }
@@ -97,11 +110,13 @@ define internal void @set_float_mode(i64 %mode) nounwind {
 def runner_ir(machine: str) -> str:
     """The runner for a processor family; its floats round to nearest and keep subnormals."""
     if machine in ("x86_64", "AMD64"):
-        own, mode = _X86, 0x1F80  # MXCSR after reset
+        own, mode, ticks = _X86, 0x1F80, 1 << 25  # MXCSR after reset; about 10 ms
+    elif machine in ("arm64", "aarch64"):
+        own, mode, ticks = _ARM, 0, 1 << 19  # 0.5 to 20 ms
     else:
-        own, mode = _ARM if machine in ("arm64", "aarch64") else _OTHER, 0
+        own, mode, ticks = _OTHER, 0, 1  # no clock: signals wait for the end of a program
     text = Path(__file__).with_name("runner.ll").read_text(encoding="utf-8")
-    return string.Template(text + own).substitute(float_mode=str(mode))
+    return string.Template(text + own).substitute(float_mode=mode, signal_ticks=ticks)
 
 
 def threads() -> int:
@@ -286,7 +301,11 @@ class Program:
 
 
 def run(program: Program) -> None:
-    """Run a program's launches in order, each to its end; MemoryError without room for scratch."""
+    """Run a program's launches in order, each to its end.
+
+    Raises MemoryError without room for scratch, and what a handler of a signal raises meanwhile
+    (KeyboardInterrupt): what the program writes is then incomplete.
+    """
     _runner().call(program.address)
 
 

@@ -2,8 +2,8 @@
 ;
 ; A program is data: launch records that are run in order, each split into chunks of its range.
 ;
-;   %program   { pool, count, scratch bytes, small, current launch }, the last in a line of its own,
-;              then the records
+;   %program   { pool, count, scratch bytes, small, stop, thread state, current launch }, the last in
+;              a line of its own, then the records
 ;   %launch    { function, words, work, chunk, chunks }, claim, done: three cache lines
 ;   %slot      scratch memory of one thread: { allocated, its 64-byte aligned part, bytes of that }
 ;   %worker    { slot, pthread_t, pool }
@@ -28,6 +28,9 @@
 ;     the two sees the other, and no wake-up is lost.
 ;   - `busy` is 1 while a thread's program has the workers. A thread that finds it taken runs its
 ;     program alone. Small programs always run alone and leave the door shut.
+;   - A signal (Ctrl-C) is for Python to handle. The caller looks for one between its chunks, every
+;     some milliseconds: it takes the GIL for that with the thread state that gave it up. Where a
+;     handler raised, `stop` is set, and all chunks that are left are counted but not run.
 ;   - To stop the workers (before a fork), 2 is added to `busy`, so that no program takes it anew, and
 ;     when the running one is through, the door is opened with no program: each worker joins and
 ;     returns. They start again at the next program. Generations go on, and a worker knows generation
@@ -35,7 +38,7 @@
 
 %slot = type { ptr, ptr, i64 }
 %worker = type { %slot, i64, ptr, [3 x i64] }
-%program = type { ptr, i64, i64, i64, [4 x i64], i64, [7 x i64] }
+%program = type { ptr, i64, i64, i64, i64, ptr, [2 x i64], i64, [7 x i64] }
 %launch = type { ptr, ptr, i64, i64, i64, [3 x i64], i64, [7 x i64], i64, [7 x i64] }
 ;                 0              1    2              3    4              5    6
 ;                 busy           door                left                sleepers
@@ -70,6 +73,7 @@ declare ptr @PyLong_FromLong(i64)
 declare ptr @PyErr_NoMemory()
 declare ptr @PyEval_SaveThread()
 declare void @PyEval_RestoreThread(ptr)
+declare i32 @PyErr_CheckSignals()
 declare i64 @llvm.smin.i64(i64, i64)
 declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 
@@ -124,17 +128,52 @@ out:
   ret void
 }
 
+; Let Python handle signals, if the last look was long ago: when the next one is due is the result.
+; %stop is set where a handler raised.
+define internal i64 @look_for_signals(ptr %program, i64 %due) nounwind {
+entry:
+  %now = call i64 @ticks()
+  %early = icmp slt i64 %now, %due
+  br i1 %early, label %kept, label %look
+kept:
+  ret i64 %due
+look:
+  %at.state = getelementptr %program, ptr %program, i32 0, i32 5
+  %state = load ptr, ptr %at.state
+  %none = icmp eq ptr %state, null          ; called with the GIL, or not from Python
+  br i1 %none, label %out, label %ask
+ask:
+  call void @PyEval_RestoreThread(ptr %state)
+  %raised = call i32 @PyErr_CheckSignals()
+  %again = call ptr @PyEval_SaveThread()
+  store ptr %again, ptr %at.state
+  %is.raised = icmp ne i32 %raised, 0
+  br i1 %is.raised, label %stop, label %out
+stop:
+  %at.stop = getelementptr %program, ptr %program, i32 0, i32 4
+  store atomic i64 1, ptr %at.stop monotonic, align 8
+  br label %out
+out:
+  %then = call i64 @ticks()
+  %next = add i64 %then, $signal_ticks
+  ret i64 %next
+}
+
 ; The launches of a program from the current one on, sharing their chunks with other threads.
 define internal void @walk(ptr %program, ptr %scratch, i1 %leads) nounwind {
 entry:
   %at.count = getelementptr %program, ptr %program, i32 0, i32 1
-  %at.current = getelementptr %program, ptr %program, i32 0, i32 5
+  %at.current = getelementptr %program, ptr %program, i32 0, i32 7
   %count = load i64, ptr %at.count
+  %at.stop = getelementptr %program, ptr %program, i32 0, i32 4
   %first = load atomic i64, ptr %at.current acquire, align 8
   %records = getelementptr %program, ptr %program, i64 1
+  %begun = call i64 @ticks()
+  %due.first = add i64 %begun, $signal_ticks
   br label %launches
 launches:
   %k = phi i64 [ %first, %entry ], [ %k.next, %wait ]
+  %due.launch = phi i64 [ %due.first, %entry ], [ %due, %wait ]
   %more = icmp slt i64 %k, %count
   br i1 %more, label %launch, label %out
 launch:
@@ -155,15 +194,26 @@ publish:
   store atomic i64 %k, ptr %at.current release, align 8
   br label %claim
 claim:
-  %mine = phi i64 [ 0, %launch ], [ 0, %publish ], [ %mine.next, %run ]
+  %mine = phi i64 [ 0, %launch ], [ 0, %publish ], [ %mine.next, %ran ]
+  %due = phi i64 [ %due.launch, %launch ], [ %due.launch, %publish ], [ %due.next, %ran ]
   %c = atomicrmw add ptr %at.claim, i64 1 monotonic
   %got = icmp slt i64 %c, %chunks
-  br i1 %got, label %run, label %exhausted
+  br i1 %got, label %got.one, label %exhausted
+got.one:
+  %stop = load atomic i64, ptr %at.stop monotonic, align 8
+  %stopped = icmp ne i64 %stop, 0
+  br i1 %stopped, label %ran, label %run
 run:
   %lo = mul i64 %c, %chunk
   %end = add i64 %lo, %chunk
   %hi = call i64 @llvm.smin.i64(i64 %end, i64 %work)
   call void %function(ptr %words, i64 %lo, i64 %hi, ptr %scratch)
+  br i1 %leads, label %look, label %ran
+look:
+  %due.looked = call i64 @look_for_signals(ptr %program, i64 %due)
+  br label %ran
+ran:
+  %due.next = phi i64 [ %due, %got.one ], [ %due, %run ], [ %due.looked, %look ]
   %mine.next = add i64 %mine, 1
   br label %claim
 exhausted:
@@ -185,29 +235,53 @@ out:
   ret void
 }
 
-; A whole program on this thread: each launch is one call.
+; A whole program on this thread. Each launch of a small one is one call.
 define internal void @walk_alone(ptr %program, ptr %scratch) nounwind {
 entry:
   %at.count = getelementptr %program, ptr %program, i32 0, i32 1
+  %at.small = getelementptr %program, ptr %program, i32 0, i32 3
+  %at.stop = getelementptr %program, ptr %program, i32 0, i32 4
   %count = load i64, ptr %at.count
+  %small = load i64, ptr %at.small
+  %is.small = icmp ne i64 %small, 0
   %records = getelementptr %program, ptr %program, i64 1
+  %begun = call i64 @ticks()
+  %due.first = add i64 %begun, $signal_ticks
   br label %launches
 launches:
   %k = phi i64 [ 0, %entry ], [ %k.next, %next ]
+  %due.launch = phi i64 [ %due.first, %entry ], [ %due, %next ]
   %more = icmp slt i64 %k, %count
   br i1 %more, label %launch, label %out
 launch:
   %record = getelementptr %launch, ptr %records, i64 %k
   %at.words = getelementptr %launch, ptr %record, i32 0, i32 1
   %at.work = getelementptr %launch, ptr %record, i32 0, i32 2
+  %at.chunk = getelementptr %launch, ptr %record, i32 0, i32 3
   %function = load ptr, ptr %record
   %words = load ptr, ptr %at.words
   %work = load i64, ptr %at.work
-  %any = icmp sgt i64 %work, 0
-  br i1 %any, label %run, label %next
-run:
-  call void %function(ptr %words, i64 0, i64 %work, ptr %scratch)
-  br label %next
+  %chunk.given = load i64, ptr %at.chunk
+  %chunk = select i1 %is.small, i64 %work, i64 %chunk.given
+  br label %parts
+parts:
+  %lo = phi i64 [ 0, %launch ], [ %hi, %ran ]
+  %due = phi i64 [ %due.launch, %launch ], [ %due.next, %ran ]
+  %any = icmp slt i64 %lo, %work
+  br i1 %any, label %part, label %next
+part:
+  %end = add i64 %lo, %chunk
+  %hi = call i64 @llvm.smin.i64(i64 %end, i64 %work)
+  call void %function(ptr %words, i64 %lo, i64 %hi, ptr %scratch)
+  br i1 %is.small, label %ran, label %look
+look:
+  %due.looked = call i64 @look_for_signals(ptr %program, i64 %due)
+  %stop = load atomic i64, ptr %at.stop monotonic, align 8
+  %stopped = icmp ne i64 %stop, 0
+  br i1 %stopped, label %out, label %ran
+ran:
+  %due.next = phi i64 [ %due, %part ], [ %due.looked, %look ]
+  br label %parts
 next:
   %k.next = add i64 %k, 1
   br label %launches
@@ -416,7 +490,7 @@ out:
 define internal void @reset(ptr %program) nounwind {
 entry:
   %at.count = getelementptr %program, ptr %program, i32 0, i32 1
-  %at.current = getelementptr %program, ptr %program, i32 0, i32 5
+  %at.current = getelementptr %program, ptr %program, i32 0, i32 7
   %count = load i64, ptr %at.count
   %records = getelementptr %program, ptr %program, i64 1
   store i64 0, ptr %at.current
@@ -545,10 +619,17 @@ hold:
   %status.small = call i64 @run(ptr %program)
   br label %out
 release:
+  %at.stop = getelementptr %program, ptr %program, i32 0, i32 4
+  %at.state = getelementptr %program, ptr %program, i32 0, i32 5
+  store i64 0, ptr %at.stop
   %state = call ptr @PyEval_SaveThread()
+  store ptr %state, ptr %at.state
   %status.large = call i64 @run(ptr %program)
   call void @PyEval_RestoreThread(ptr %state)
-  br label %out
+  store ptr null, ptr %at.state
+  %stop = load i64, ptr %at.stop
+  %stopped = icmp ne i64 %stop, 0           ; a signal handler raised: its exception is set
+  br i1 %stopped, label %raise, label %out
 out:
   %status = phi i64 [ %status.small, %hold ], [ %status.large, %release ]
   %failed = icmp ne i64 %status, 0

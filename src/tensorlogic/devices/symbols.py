@@ -25,6 +25,7 @@ _THREADS = (
 _PYTHON = (
     "PyLong_AsVoidPtr",
     "PyLong_FromLong",
+    "PyErr_CheckSignals",
     "PyErr_NoMemory",
     "PyEval_SaveThread",
     "PyEval_RestoreThread",
