@@ -224,4 +224,4 @@ def test_a_launch_is_put_off_for_what_belongs_beside_it() -> None:
     every = Traits(block_operands=frozenset({"q4_0", "q4_1", "q8_0"}))
     stored = [sorted(str(n.op) for n in s.writes) for s in decoding(2, 7, every).steps]
     assert stored.count(["cast", "update", "update"]) == 2
-    assert len(stored) == 2 * 11 + 2  # rows of the embedding with the first norm; logits
+    assert len(stored) == 2 * 11 + 3  # rows of the embedding; the last norm; logits

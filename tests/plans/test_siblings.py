@@ -104,3 +104,15 @@ def test_what_cannot_be_one_launch(build: Callable[..., Results], launches: int)
     tl.eval(*results)
     for ours, theirs in zip(results, reference, strict=True):
         np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_result_that_is_rounded_is_read_as_it_was_stored() -> None:
+    """Or what is left of the row after its mean would be the error of rounding."""
+    x = tl.tanh(tl.tensor(np.random.default_rng(1).uniform(0.1, 1, (4, 8))))
+    mean = x.to("float32").mean(axis=1, keepdims=True)
+    wide = x.to("float32") * 3
+    steps = steps_of((x, mean, wide))
+    assert all(len(s.writes) == 1 or x._node not in s.writes for s in steps)
+    tl.eval(x, mean, wide)
+    np.testing.assert_array_equal(wide.numpy(), x.numpy().astype(np.float32) * 3)
+    np.testing.assert_allclose(mean.numpy()[:, 0], x.numpy().astype(float).mean(axis=1), 1e-6)

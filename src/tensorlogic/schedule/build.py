@@ -117,6 +117,23 @@ class Builder:
                 self._stored.add(id(need.node))
                 self._found.append(need.node)
 
+    def _reads_rounded(self, roots: Sequence[Node], cores: Sequence[Node]) -> bool:
+        """Whether a root is made of another that is rounded when it is stored: whoever reads that
+        must read the same value, so that x - mean(x) is what it says."""
+        pairs = list(zip(roots, cores, strict=True))
+        rounded = {
+            id(n) for r, c in pairs if self.memory_type(r) in ("f16", "bf16") for n in (r, c)
+        }
+        for r, c in pairs:
+            below, seen = list(c.args), {id(r), id(c)}
+            for n in below:  # it grows
+                if id(n) in rounded - {id(r), id(c)}:
+                    return True
+                if id(n) not in seen and id(n) not in self._stored:
+                    below += n.args
+                seen.add(id(n))
+        return False
+
     @staticmethod
     def _split(factors: Factors, split: SplitNeeded) -> None:
         owner, axis, place = split.variable.origin
@@ -225,6 +242,8 @@ class Builder:
     def _fused(
         self, roots: Sequence[Node], inner: Sequence[Node], cores: Sequence[Node]
     ) -> Step | None:
+        if self._reads_rounded(roots, cores):
+            return None
         factors: Factors = {}
         while True:
             low = self._lowering([*roots, *inner], factors)
