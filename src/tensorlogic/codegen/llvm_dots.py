@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 from tensorlogic.codegen.emit import Function, Module, Value, constant, f32, vector
 from tensorlogic.codegen.instructions import STORED, loaded
-from tensorlogic.codegen.llvm_blocks import BLOCKS, RUN, BlockType, Target, Unit
+from tensorlogic.codegen.llvm_blocks import BLOCKS, BlockType
+from tensorlogic.codegen.llvm_unit import RUN, Target, Unit
 from tensorlogic.kernels.ir import BYTES
 
 GREATEST = 32512.0
