@@ -214,3 +214,21 @@ def test_other_products_are_folds(case: str, traits: Traits) -> None:
     y = x @ (w if case == "across" else w.T)
     (step,) = schedule([y._node], Settings(), traits).steps
     assert isinstance(step.kernel, Kernel)
+
+
+def test_a_launch_has_no_more_buffers_than_a_gpu_binds() -> None:
+    rng = np.random.default_rng(0)
+    x = tl.ones([1, 64])
+    weights = [models.quantized(rng.standard_normal((8 * (i + 1), 64)), "Q4_0") for i in range(20)]
+    products = [tl.linear(x, w)._node for w in weights]
+    steps = schedule(products, Settings(), GPU).steps
+    assert len(steps) < 10
+    assert all(len(s.buffers) <= 24 for s in steps)
+
+
+def test_a_launch_is_put_off_for_what_belongs_beside_it() -> None:
+    """Values are ready for their cache before the keys are even multiplied."""
+    every = Traits(block_operands=frozenset({"q4_0", "q4_1", "q8_0"}))
+    stored = [sorted(str(n.op) for n in s.writes) for s in decoding(2, 7, every).steps]
+    assert stored.count(["cast", "update", "update"]) == 2
+    assert len(stored) == 2 * 11 + 2  # rows of the embedding with the first norm; logits

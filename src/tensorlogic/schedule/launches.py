@@ -39,7 +39,7 @@ class _Launch:
         self.kind = kind
         self.place = 0
         self.steps: list[Step] = []
-        self.buffers: set[int] = set()
+        self.buffers: set[tuple[int, str]] = set()
         self.parts = 0
         self.read = False
         """Whether a later launch reads what this one computes, so that it has to stay."""
@@ -165,8 +165,10 @@ def _parts(step: Step) -> int:
     return len(last.bodies) if isinstance(last, Split) else 1
 
 
-def _buffers(step: Step) -> set[int]:
-    return {id(use[0]) if use else 0 for use in step.buffers}
+def _buffers(step: Step) -> set[tuple[int, str]]:
+    """Each is bound once, as one type: quantized blocks are bytes and halves."""
+    pairs = zip(step.all_buffers, step.buffers, strict=True)
+    return {(id(use[0]) if use else 0, b.dtype) for b, use in pairs}
 
 
 # ---- prologues ----
