@@ -171,7 +171,7 @@ def _vectors_5k(u: Unit) -> list[Value]:
 def _numbers_k(u: Unit) -> Value:
     """Eight scales and eight minimums of six bits in twelve bytes (see quants.py), as float32."""
     f = u.f
-    first, second, third = (u.load("i32", at, 4) for at in (4, 8, 12))
+    first, second, third = (u.load("i32", at, 2) for at in (4, 8, 12))
 
     def masked(x: Value, n: int) -> Value:
         return f.op("and", "i32", x, str(n))
