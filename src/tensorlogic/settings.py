@@ -12,7 +12,8 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """precision: "default", or "exact" (values between kernels are kept in float32)."""
+    """precision: "default", or "exact" (values between kernels are kept in float32, and so is what
+    quantized weights are multiplied with)."""
 
     precision: str = "default"
 
@@ -38,7 +39,9 @@ def current() -> Settings:
 def precision(mode: str) -> Iterator[None]:
     """Within the block, `mode` "exact" keeps values between kernels in float32.
 
-    Results keep their dtype. Raises ValueError for a mode other than "default" and "exact".
+    So is what quantized weights are multiplied with, which by default may be rounded to 16 bits in
+    parts (to 1 in 32,000 of the greatest value of a part). Results keep their dtype. Raises
+    ValueError for a mode other than "default" and "exact".
 
     >>> import tensorlogic as tl
     >>> with tl.precision("exact"):

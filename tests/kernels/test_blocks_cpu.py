@@ -16,7 +16,7 @@ from tensorlogic.codegen.llvm_block_matmul import (
     block_matmul_kernel,
     block_units,
 )
-from tensorlogic.codegen.llvm_blocks import BLOCKS, RUN, Target
+from tensorlogic.codegen.llvm_blocks import BLOCKS
 from tensorlogic.codegen.llvm_dots import (
     dots,
     dots_name,
@@ -24,6 +24,7 @@ from tensorlogic.codegen.llvm_dots import (
     quantize_name,
     record_bytes,
 )
+from tensorlogic.codegen.llvm_unit import RUN, Target
 from tensorlogic.devices import native
 from tensorlogic.devices.products import target as own_target
 from tensorlogic.kernels.ir import Buffer, Store

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import tensorlogic as tl
+from tensorlogic.devices.base import REGISTRY
 from tensorlogic.schedule import join, launches
+from tensorlogic.schedule.traits import CPU
 from tests.plans.random_graphs import graph
 
 SEEDS = range(5)
@@ -41,6 +45,7 @@ def test_random_graphs_with_everything_joined_that_can_be(
     monkeypatch.setattr(launches, "MIN_ROWS", 1)
     monkeypatch.setattr(launches, "WORTH", 0)
     monkeypatch.setattr(join, "BLOCK", 16)
+    monkeypatch.setattr(REGISTRY.get("cpu"), "traits", replace(CPU, fold_rows=4))
     joined = 0
     before = join.Joiner.before
 

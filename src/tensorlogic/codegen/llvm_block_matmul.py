@@ -27,7 +27,7 @@ from tensorlogic.codegen.llvm_block_panels import (
     pack_rows_name,
     panel_bytes,
 )
-from tensorlogic.codegen.llvm_blocks import BLOCKS, Target
+from tensorlogic.codegen.llvm_blocks import BLOCKS
 from tensorlogic.codegen.llvm_dots import (
     dots_library,
     dots_name,
@@ -46,6 +46,7 @@ from tensorlogic.codegen.llvm_matmul import (
     shares,
 )
 from tensorlogic.codegen.llvm_packing import PAD, pack_name
+from tensorlogic.codegen.llvm_unit import Target
 from tensorlogic.kernels.ir import (
     Buffer,
     Expr,

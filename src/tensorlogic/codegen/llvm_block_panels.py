@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from tensorlogic.codegen.emit import Function, Module, Value, constant, vector
 from tensorlogic.codegen.instructions import STORED, loaded
-from tensorlogic.codegen.llvm_blocks import BLOCKS, RUN, BlockType, Target, Unit
+from tensorlogic.codegen.llvm_blocks import BLOCKS, BlockType
 from tensorlogic.codegen.llvm_dots import padded, rounded, units_of
 from tensorlogic.codegen.llvm_matmul import Tile
 from tensorlogic.codegen.llvm_packing import transposed
+from tensorlogic.codegen.llvm_unit import RUN, Target, Unit
 from tensorlogic.kernels.ir import BYTES
 
 SLICE = 256

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 from tensorlogic.codegen.emit import Function, Module, Value, constant, f32, vector
 from tensorlogic.codegen.instructions import STORED, loaded
-from tensorlogic.codegen.llvm_blocks import BLOCKS, RUN, BlockType, Target, Unit
+from tensorlogic.codegen.llvm_blocks import BLOCKS, BlockType
+from tensorlogic.codegen.llvm_unit import RUN, Target, Unit
 from tensorlogic.kernels.ir import BYTES
 
 GREATEST = 32512.0
@@ -24,7 +25,7 @@ _TINY = 1e-30
 _ROUND = 12582912.0
 """1.5 * 2**23: a float32 that is added to it is rounded, and stands in the lowest bits."""
 _ROUND_BITS = 0x4B400000
-_AHEAD = 1024
+_AHEAD = 256
 """How many bytes of a row are asked for in advance."""
 
 

@@ -21,7 +21,7 @@ STRIP = 64
 """Columns that are multiplied at a time."""
 COUNTS = (4, 2, 1)
 """Rows that one walk over the weights serves."""
-_AHEAD = 1024
+_AHEAD = 256
 """How many bytes of a column are asked for in advance."""
 
 
@@ -139,11 +139,15 @@ def _dense(module: Module, dtype: str, count: int, lanes: int) -> None:
     args = [("ptr noalias", "w"), ("i64", "w_stride"), ("i64", "columns"), ("ptr noalias", "x")]
     args += [("i64", "x_stride"), ("i64", "k"), ("ptr noalias", "out"), ("i64", "out_stride")]
     f = module.function(dense_name(dtype, count), args)
-    together = 4 if lanes >= 16 or count < 4 else 2
-    some = f.sub("%columns", together - 1)
-    with f.loop(0, some, together) as c:
-        _columns(f, dtype, (c.index, together), count, lanes)
-    with f.loop(c.index, "%columns") as rest:
+    # More columns at a time share what is read of x; one row is cheap to read, and memory is
+    # read best in one stream.
+    together = 1 if count == 1 else 4 if lanes >= 16 or count < 4 else 2
+    done = "0"
+    if together > 1:
+        with f.loop(0, f.sub("%columns", together - 1), together) as c:
+            _columns(f, dtype, (c.index, together), count, lanes)
+        done = c.index
+    with f.loop(done, "%columns") as rest:
         _columns(f, dtype, (rest.index, 1), count, lanes)
     f.ret()
 

@@ -14,7 +14,7 @@ from typing import Any
 from tensorlogic.codegen.emit import Module, Value
 from tensorlogic.codegen.instructions import STORED
 from tensorlogic.codegen.llvm import Emitter, emit_kernel
-from tensorlogic.codegen.llvm_blocks import BLOCKS, Target
+from tensorlogic.codegen.llvm_blocks import BLOCKS
 from tensorlogic.codegen.llvm_dots import (
     dots_library,
     dots_name,
@@ -22,6 +22,7 @@ from tensorlogic.codegen.llvm_dots import (
     quantize_name,
     record_bytes,
 )
+from tensorlogic.codegen.llvm_unit import Target
 from tensorlogic.kernels.ir import (
     BlockDot,
     Buffer,

@@ -12,13 +12,14 @@ from tensorlogic.codegen.llvm_block_matmul import (
     block_matmul_kernel,
     block_units,
 )
-from tensorlogic.codegen.llvm_blocks import BLOCKS, Target
+from tensorlogic.codegen.llvm_blocks import BLOCKS
 from tensorlogic.codegen.llvm_rows import (
     dot_libraries,
     emit_dot_kernel,
     record_size,
     vectors,
 )
+from tensorlogic.codegen.llvm_unit import Target
 from tensorlogic.codegen.llvm_windows import window_kernel, window_scratch
 from tensorlogic.devices.native import host, threads
 from tensorlogic.kernels.interpret import evaluate

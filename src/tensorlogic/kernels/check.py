@@ -115,6 +115,8 @@ def check_kernel(kernel: Kernel) -> None:
         zero = len(s.init) == 1 and s.init[0].op == "const" and s.init[0].attr == 0
         _require(zero and s.acc[0].dtype == "f32", "a dot is one sum from 0", s.index)
         check_roots((dot.blocks, dot.at, dot.x_at), scope)
+        places = (dot.blocks, dot.at, dot.x_at)
+        _require(all(e.dtype == "i64" for e in places), "a dot counts in i64", s.index)
         _require(dot.weights.dtype == "u8", "blocks are bytes", dot.weights.name)
         _require(dot.x.dtype in ("f16", "bf16", "f32"), "x is of floats", dot.x.name)
         for b in (dot.weights, dot.x):

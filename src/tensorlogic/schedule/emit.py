@@ -139,6 +139,7 @@ class Emitter:
         self._addresses: dict[Any, Expr] = {}
         self._by_expr: dict[int, Expr] = {}
         self._merged: dict[LoopVar, LoopVar] = {}
+        self._counts: dict[int, Expr] = {}
 
     # ---- arguments ----
 
@@ -348,9 +349,11 @@ class Emitter:
         d = record.dot
         if d is None or record.checks:
             return None
+        if d.blocks not in self._counts:  # equal numbers tell that vectors are equal
+            self._counts[d.blocks] = self.number(d.blocks)
         return ir.BlockDot(
             d.quant,
-            self.number(d.blocks),
+            self._counts[d.blocks],
             self.buffer(d.weights),
             self.address(d.at),
             self.buffer(d.x),

@@ -1,0 +1,107 @@
+"""Which folds say that they are a row of blocks times a vector, and what the CPU makes of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tensorlogic as tl
+from tensorlogic.codegen.emit import Module
+from tensorlogic.codegen.llvm_rows import emit_dot_kernel
+from tensorlogic.kernels.check import KernelError, check_kernel
+from tensorlogic.kernels.ir import Fold, Kernel, Split, const, walk
+from tensorlogic.kernels.rename import Renaming
+from tensorlogic.schedule.fuse import schedule
+from tensorlogic.schedule.traits import CPU
+from tensorlogic.settings import Settings
+from tests.compare import assert_close
+from tests.plans import models
+
+TYPES = frozenset({"q4_0", "q8_0"})
+
+
+def quantized(rows: int, kind: str = "Q4_0") -> tl.Tensor:
+    return models.quantized(np.random.default_rng(rows).standard_normal((rows, 64)), kind)
+
+
+def kernels(*roots: tl.Tensor, precision: str = "default") -> list[Kernel]:
+    steps = schedule([r._node for r in roots], Settings(precision), CPU).steps
+    found = [s.kernel for s in steps if isinstance(s.kernel, Kernel)]
+    for kernel in found:
+        check_kernel(kernel)
+    return found
+
+
+def dots(kernel: Kernel) -> list[Fold]:
+    return [s for s in walk(kernel.body) if isinstance(s, Fold) and s.dot is not None]
+
+
+def calls(kernel: Kernel) -> list[str]:
+    """The functions that the printed kernel calls, without intrinsics, in order."""
+    module = Module()
+    emit_dot_kernel(module, kernel, "k", 8, TYPES)
+    lines = [line for line in module.text().splitlines() if "call void @" in line]
+    names = [line.split("@")[1].split("(")[0] for line in lines]
+    return [n for n in names if not n.startswith("llvm.")]
+
+
+def test_one_row_is_a_dot() -> None:
+    (kernel,) = kernels(tl.linear(tl.ones([1, 64]), quantized(40), tl.ones([40])))
+    (fold,) = dots(kernel)
+    assert fold.dot is not None
+    assert fold.dot.quant == "q4_0"
+    assert calls(kernel) == ["quantize_q4_0_f16", "dots1_q4_0"]
+
+
+def test_gate_and_up_round_their_input_once() -> None:
+    x = tl.ones([1, 64])
+    gated = tl.silu(tl.linear(x, quantized(40))) * tl.linear(x, quantized(41)[:40])
+    (kernel,) = kernels(gated)
+    assert len(dots(kernel)) == 2
+    assert calls(kernel) == ["quantize_q4_0_f16", "dots1_q4_0", "dots1_q4_0"]
+
+
+def test_products_side_by_side() -> None:
+    x = tl.rms_norm(tl.ones([1, 64]), tl.ones([64]))
+    kinds = ("Q4_0", "Q8_0", "Q4_0")
+    ys = [tl.linear(x, quantized(40 + i, kind)) for i, kind in enumerate(kinds)]
+    made = [k for k in kernels(*ys) if dots(k)]
+    (kernel,) = made
+    assert isinstance(kernel.body[-1], Split)
+    found = calls(kernel)
+    assert [n for n in found if n.startswith("dots")] == ["dots1_q4_0", "dots1_q8_0", "dots1_q4_0"]
+    want = np.ones((1, 64)) / np.sqrt(1 + 1e-5)
+    for y, (i, kind) in zip(ys, enumerate(kinds), strict=True):
+        exact = quantized(40 + i, kind).to("float32").numpy().astype(np.float64)
+        assert_close(y.numpy(), want @ exact.T, 8, np.abs(want) @ np.abs(exact.T))
+
+
+def test_other_sums_are_none() -> None:
+    w = quantized(64)
+    for other in (
+        tl.ones([1, 64]) @ w,  # along the blocks' rows
+        tl.linear(tl.ones([1, 64]) * 2, w.dequantize()),
+        (w * w).sum(axis=1),
+        (tl.ones([64, 64]) * w).sum(axis=1),
+    ):
+        assert not any(dots(k) for k in kernels(other))
+    assert not any(dots(k) for k in kernels(tl.linear(tl.ones([1, 64]), w), precision="exact"))
+
+
+def test_a_dot_is_checked() -> None:
+    (kernel,) = kernels(tl.linear(tl.ones([1, 64]), quantized(40)))
+    (fold,) = dots(kernel)
+    assert fold.dot is not None
+    lost = Renaming({fold.dot.x: fold.dot.weights}, {})
+    wrong = Kernel(kernel.buffers, kernel.params, lost(kernel.body))
+    with pytest.raises(KernelError, match="x is of floats"):
+        check_kernel(wrong)
+    other = Renaming({}, {fold.dot.blocks.attr: const(1, "f32")})
+    with pytest.raises(KernelError, match="a dot counts in i64"):
+        check_kernel(Kernel(kernel.buffers, kernel.params, other(kernel.body)))
+
+
+def test_without_a_fast_product_the_fold_is_printed() -> None:
+    (kernel,) = kernels(tl.linear(tl.ones([1, 64]), quantized(40, "Q5_0")))
+    assert dots(kernel)
+    assert calls(kernel) == []
