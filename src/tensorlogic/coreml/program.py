@@ -34,7 +34,22 @@ class ListType:
     length: Size
 
 
-ValueType = TensorType | ListType
+@dataclass(frozen=True)
+class DictionaryType:
+    """What `classify` gives: a value for each label."""
+
+    key: ValueType
+    value: ValueType
+
+
+@dataclass(frozen=True)
+class StateType:
+    """A value that is kept from call to call."""
+
+    wrapped: ValueType
+
+
+ValueType = TensorType | ListType | DictionaryType | StateType
 
 
 @dataclass(frozen=True)
@@ -42,11 +57,13 @@ class Constant:
     """A value that the program holds; `load` gives it as an array (of 0 axes for a scalar), as str,
     or as a tuple of these.
 
-    Weights are views of the package's blob file; types narrower than a byte have one byte each.
+    Weights are views of the package's blob file (`stored`); types narrower than a byte have one
+    byte each.
     """
 
     type: ValueType
     load: Callable[[], NDArray[np.generic] | str | tuple[Any, ...]]
+    stored: bool = False
 
 
 Argument = str | Constant

@@ -9,13 +9,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from tensorlogic.errors import FormatError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from tensorlogic.coreml.package import Package
 
 MAX_RANK = 32
 """NumPy 1 has no arrays of more axes."""
@@ -58,16 +60,38 @@ class Entry:
         return self.file.view(self.start, self.nbytes)
 
 
+class HasPath(Protocol):
+    @property
+    def path(self) -> Path: ...
+
+
+class Stored(Protocol):
+    """One tensor of a file as a model sees it: an `Entry`, or values that are decoded first."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def storage(self) -> str: ...
+    @property
+    def file(self) -> HasPath: ...
+    @property
+    def nbytes(self) -> int: ...
+    def view(self) -> NDArray[np.uint8]: ...
+
+
 @dataclass(frozen=True)
 class Parsed:
-    """What a file says once everything in it has been checked."""
+    """What a file says once everything in it has been checked. `package` is what can be run."""
 
     path: Path
     format: str
-    entries: dict[str, Entry]
+    entries: Mapping[str, Stored]
     metadata: Mapping[str, Any]
     architecture: str | None = None
     quantization: str | None = None
+    package: Package | None = None
 
 
 def fault(path: Path, where: str, what: str) -> FormatError:
