@@ -5,9 +5,11 @@ coremltools is imported once, without its remarks on what only macOS has.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,44 +19,81 @@ from numpy.typing import NDArray
 from tensorlogic.coreml.package import Package, open_package
 from tensorlogic.coreml.run import Runner
 
-logging.disable(logging.WARNING)
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what coremltools says while it works: its remarks, and bars of its progress."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+with quiet():
     import coremltools as ct
+    from coremltools.converters.mil.backend.mil.load import load
     from coremltools.converters.mil.mil import Builder as mb
     from coremltools.converters.mil.mil import types
-logging.disable(logging.NOTSET)
 
 Array = NDArray[Any]
 OPSETS = {15: ct.target.iOS15, 16: ct.target.iOS16, 17: ct.target.iOS17, 18: ct.target.iOS18}
+"""Opsets by the iOS that has them; the version of a model's file is 9 less."""
 _TYPES = {
     np.dtype(np.float16): types.fp16,
     np.dtype(np.float32): types.fp32,
     np.dtype(np.int32): types.int32,
     np.dtype(np.bool_): types.bool,
 }
+_OUTSIDE = (types.fp16, types.fp32, types.int32)
 
 
-def program(build: Callable[..., Any], inputs: Mapping[str, Array], opset: int) -> Any:
-    """A MIL program whose inputs have the shapes and dtypes of arrays."""
-    specs = [mb.TensorSpec(shape=a.shape, dtype=_TYPES[a.dtype]) for a in inputs.values()]
-    names = ", ".join(inputs)
-    wrapped = eval(f"lambda {names}: build({', '.join(f'{n}={n}' for n in inputs)})", {"build": build})
+def program(build: Callable[..., Any], inputs: Mapping[str, Any], opset: int) -> Any:
+    """A MIL program; inputs are given as arrays of their shapes and dtypes, or as specs."""
+    specs = [
+        mb.TensorSpec(shape=a.shape, dtype=_TYPES[a.dtype]) if isinstance(a, np.ndarray) else a
+        for a in inputs.values()
+    ]
+    keywords = ", ".join(f"{n}={n}" for n in inputs)
+    wrapped = eval(f"lambda {', '.join(inputs)}: build({keywords})", {"build": build})
     return mb.program(input_specs=specs, opset_version=OPSETS[opset])(wrapped)
 
 
-def package(built: Any, opset: int, path: Path) -> Package:
-    """A program written as a package by coremltools, as it is, and opened by tensorlogic."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+def package(built: Any, opset: int, folder: Path) -> Package:
+    """A program written as a package by coremltools, no operation of it changed, and opened."""
+    weights = folder / "weights"
+    weights.mkdir()
+    spec = load(built, weights_dir=str(weights), specification_version=opset - 9)
+    path = folder / "model.mlpackage"
+    ct.models.utils.save_spec(spec, str(path), weights_dir=str(weights))
+    return open_package(path)
+
+
+def converted(
+    module: Any, folder: Path, opset: int = 16, compress: Any = None, **options: Any
+) -> Package:
+    """A PyTorch module as coremltools converts it, with all that it does to programs.
+
+    compress: done to the model before it is saved. options: inputs, and what else
+    `coremltools.convert` takes; the trace has examples of their default shapes.
+    """
+    import torch
+
+    examples = []
+    for kind in options["inputs"]:
+        shape = getattr(kind.shape, "default", None) or kind.shape.shape
+        whole = getattr(kind, "dtype", None) is types.int32
+        examples.append(torch.zeros(*shape, dtype=torch.int32 if whole else torch.float32))
+    path = folder / "model.mlpackage"
+    with quiet():
+        traced = torch.jit.trace(module.eval(), tuple(examples))
         model = ct.convert(
-            built,
-            source="milinternal",
-            convert_to="mlprogram",
-            minimum_deployment_target=OPSETS[opset],
-            pass_pipeline=ct.PassPipeline.EMPTY,
-            skip_model_load=True,
+            traced, minimum_deployment_target=OPSETS[opset], skip_model_load=True, **options
         )
+        if compress:
+            model = compress(model)
         model.save(str(path))
     return open_package(path)
 
@@ -62,3 +101,45 @@ def package(built: Any, opset: int, path: Path) -> Package:
 def runner(opened: Package) -> Runner:
     assert opened.program is not None
     return Runner(opened.program, opened.inputs, opened.outputs)
+
+
+def run(
+    build: Callable[..., Any],
+    inputs: Mapping[str, Array],
+    opset: int,
+    folder: Path,
+    device: str | None = None,
+) -> list[Array]:
+    """The outputs of a program for its inputs, in the program's order.
+
+    A model has neither inputs nor outputs that are bools or narrow ints: inside they are, outside
+    they are int32.
+    """
+    outside = {n: a.astype(np.int32) if a.dtype == np.bool_ else a for n, a in inputs.items()}
+
+    def inside(**given: Any) -> Any:
+        bools = {n: mb.cast(x=v, dtype="bool") for n, v in given.items() if inputs[n].dtype == bool}
+        made = build(**{**given, **bools})
+        each = made if isinstance(made, tuple | list) else [made]
+        return [v if v.dtype in _OUTSIDE else mb.cast(x=v, dtype="int32") for v in each]
+
+    built = program(inside, outside, opset)
+    names = [v.name for v in built.functions["main"].outputs]
+    found = runner(package(built, opset, folder)).predict(outside, device)
+    return [found[name].numpy() for name in names]
+
+
+def inferred(op: str, arguments: Mapping[str, Any], opset: int) -> list[Array]:
+    """What coremltools' own value inference makes of an operation over constants."""
+    values: list[Any] = []
+
+    def build() -> Any:
+        with np.errstate(all="ignore"):
+            made = getattr(mb, op)(**arguments)
+        values.extend(made if isinstance(made, tuple | list) else [made])
+        return made
+
+    mb.program(input_specs=[], opset_version=OPSETS[opset])(build)
+    if any(v.val is None for v in values):
+        raise AssertionError(f"coremltools infers no value of {op}; the case needs its own")
+    return [np.asarray(v.val) for v in values]

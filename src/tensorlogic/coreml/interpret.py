@@ -11,7 +11,7 @@ import numpy as np
 from tensorlogic.coreml.constexpr import CONSTEXPR, decompress
 from tensorlogic.coreml.mil import ROWS
 from tensorlogic.coreml.mil.table import READERS
-from tensorlogic.coreml.mil.values import Array, Known, Value
+from tensorlogic.coreml.mil.values import Known, Value
 from tensorlogic.coreml.program import Argument, Block, Constant, Operation
 from tensorlogic.errors import FormatError, MissingOperations
 from tensorlogic.tensor import Tensor
@@ -125,6 +125,7 @@ def _value(constant: Constant) -> Value:
 
 def _classified(given: Mapping[str, tuple[Any, ...]], outputs: int) -> tuple[Classified, ...]:
     (probabilities,), (classes,) = given["probabilities"], given["classes"]
-    labels: tuple[Any, ...] | Array = classes.array.tolist() if isinstance(classes, Known) else classes
+    labels = classes.array.tolist() if isinstance(classes, Known) else classes
+    names = tuple(c if isinstance(c, str) else np.asarray(c).item() for c in labels)
     tensor = READERS["Tensor"]((probabilities,))
-    return tuple(Classified(tensor, tuple(labels), best) for best in (True, False))[:outputs]
+    return tuple(Classified(tensor, names, best) for best in (True, False))[:outputs]

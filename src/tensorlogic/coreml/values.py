@@ -80,6 +80,7 @@ _HELD_BY = {
         "fp8e4m3fn",
         "fp8e5m2",
         *_SMALL_INTS[:4],
+        "uint32",
         *(t for t in BITS if BITS[t] < 8),
     ),
 }

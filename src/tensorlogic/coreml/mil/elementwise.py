@@ -49,9 +49,9 @@ for _name, _own in TWO.items():
 def real_div(x: Operand, y: Operand) -> Tensor:
     """The quotient; of ints it is cut to a whole number."""
     if any(isinstance(v, Tensor) and v.dtype is int32 for v in (x, y)):
-        down = FUNCTIONS["floordiv"](abs(x), abs(y))
-        sign: Tensor = FUNCTIONS["sign"](x * y) if isinstance(x * y, Tensor) else x * y
-        return down * sign
+        down, signs = FUNCTIONS["floordiv"](abs(x), abs(y)), FUNCTIONS["sign"](x * y)
+        cut: Tensor = down * signs
+        return cut
     quotient: Tensor = FUNCTIONS["div"](x, y)
     return quotient
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from tensorlogic.dtypes import bool_
 from tensorlogic.errors import FormatError
 from tensorlogic.tensor import Tensor
 
+F = TypeVar("F", bound=Callable[..., Any])
 Ints = tuple[int, ...]
 Tensors = list[Tensor]
 Sizes = list[int]
@@ -161,12 +162,10 @@ ROWS: dict[str, Row] = {}
 """Every operation that runs, by MIL's name."""
 
 
-def row(
-    *names: str, wide: bool = False, fresh: bool = False
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def row(*names: str, wide: bool = False, fresh: bool = False) -> Callable[[F], F]:
     """Add the operations that a function computes; without names, that of the function's own."""
 
-    def add(fn: Callable[..., Any]) -> Callable[..., Any]:
+    def add(fn: F) -> F:
         found = {}
         for p in inspect.signature(fn).parameters.values():
             kind = str(p.annotation).removesuffix(" | None")
