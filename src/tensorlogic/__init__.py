@@ -25,7 +25,7 @@ _HOME = {
     ),
     "tensorlogic.errors": (
         "TensorLogicError ShapeError DTypeError DeviceError RangeError IndexRangeError TraceError "
-        "ConsumedError FormatError TensorNotFoundError LanguageError LanguageSyntaxError "
+        "ConsumedError FormatError MissingOperations TensorNotFoundError LanguageError LanguageSyntaxError "
         "LanguageRuntimeError"
     ),
     "tensorlogic.dims": "Dim TensorType dims",
