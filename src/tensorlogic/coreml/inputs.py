@@ -35,7 +35,9 @@ def bind(
     unknown = [name for name in values if name not in known]
     missing = [name for name, _ in function.inputs if name not in values]
     if unknown or missing:
-        what = f"there is no input {unknown[0]!r}" if unknown else f"input {missing[0]!r} is missing"
+        what = (
+            f"there is no input {unknown[0]!r}" if unknown else f"input {missing[0]!r} is missing"
+        )
         raise TypeError(f"predict: {what}; the model takes {', '.join(sorted(known))}")
     return [
         _bound(described.get(name) or Feature(name, "multiArray"), kind, values[name], device)
@@ -49,7 +51,9 @@ def _bound(feature: Feature, kind: ValueType, value: Any, device: str | None) ->
     dtype = DTYPES[kind.dtype]
     if isinstance(value, Tensor):
         given = wrap(record.convert(value._node, dtype, "raise"))
-        given = given if device is None or resolve(device) == given._node.device else given.to(device)
+        given = (
+            given if device is None or resolve(device) == given._node.device else given.to(device)
+        )
     else:
         array = np.asarray(value)
         if feature.kind == "image":

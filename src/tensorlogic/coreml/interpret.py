@@ -125,6 +125,8 @@ def _value(constant: Constant) -> Value:
 
 def _classified(given: Mapping[str, tuple[Any, ...]], outputs: int) -> tuple[Classified, ...]:
     (probabilities,), (classes,) = given["probabilities"], given["classes"]
-    labels: tuple[Any, ...] | Array = classes.array.tolist() if isinstance(classes, Known) else classes
+    labels: tuple[Any, ...] | Array = (
+        classes.array.tolist() if isinstance(classes, Known) else classes
+    )
     tensor = READERS["Tensor"]((probabilities,))
     return tuple(Classified(tensor, tuple(labels), best) for best in (True, False))[:outputs]

@@ -32,9 +32,7 @@ class Runner:
     Raises MissingOperations, which names each operation that does not run and its output.
     """
 
-    def __init__(
-        self, program: Program, inputs: tuple[Feature, ...], outputs: tuple[Feature, ...]
-    ):
+    def __init__(self, program: Program, inputs: tuple[Feature, ...], outputs: tuple[Feature, ...]):
         if program.default not in program.functions:
             raise FormatError(f"the program has no function {program.default!r}")
         self._function: Function = program.functions[program.default]

@@ -13,12 +13,15 @@ from tensorlogic.coreml.export.graphs import Graph, PublicCall
 from tensorlogic.dtypes import DType, bool_, float16, float32, int32
 from tensorlogic.errors import FormatError
 from tensorlogic.graph import Node
+from tensorlogic.ops import VIEWS
 from tensorlogic.tensor import wrap
 
 MAX_RANK = 5
 """Core ML's tensors have at most five axes."""
 NAMES = {float16: "fp16", float32: "fp32", int32: "int32", bool_: "bool"}
 """What MIL calls our dtypes."""
+_KEPT = ("cast", *VIEWS)
+"""Kinds of ops that are written out where they change a captured tensor, which keeps its name."""
 LOWEST = -60000.0
 """Where a mask forbids: exp of it is 0, and float16 holds it."""
 
@@ -27,13 +30,40 @@ class NotSaid(Exception):
     """An emitter finds that MIL can't say this; the primitives are tried, or the export fails."""
 
 
+def _plain(names: list[str]) -> list[str]:
+    """Names as MIL takes them: of letters, digits and underscores."""
+    found = (re.sub(r"\W", "_", name, flags=re.ASCII) or "tensor" for name in names)
+    return [f"_{name}" if name[0].isdigit() else name for name in found]
+
+
+class _Named:
+    """coremltools' builder, with names for operations that none of `taken` begins with: its own
+    names could be those of tensors."""
+
+    def __init__(self, builder: Any, taken: list[str]):
+        self._builder = builder
+        self._prefix = "op"
+        while any(name.startswith(self._prefix) for name in taken):
+            self._prefix += "_"
+        self._count = 0
+
+    def __getattr__(self, op: str) -> Any:
+        def operation(**arguments: Any) -> Any:
+            self._count += 1
+            arguments.setdefault("name", f"{self._prefix}_{self._count}_{op}")
+            return getattr(self._builder, op)(**arguments)
+
+        return operation
+
+
 class Emitter:
     """Holds the values that have been written, by the node that each stands for."""
 
     def __init__(self, graph: Graph, mb: Any):
         self.graph = graph
-        self.mb = mb
-        self.names: dict[str, str] = {}
+        labels = [label for _, label in graph.names.values()]
+        self.mb = _Named(mb, _plain([*labels, *graph.inputs, *graph.outputs]))
+        self.names: dict[str, str] = {}  # of tensors: in the program, and as they were given
         self._taken: set[str] = set()
         self._vars: dict[int, tuple[Node, Any]] = {}
         self._consts: dict[Any, Any] = {}
@@ -78,6 +108,10 @@ class Emitter:
         known = self.graph.names.get(id(node))
         if known is not None:
             return self._const(wrap(node).numpy(), known[1], ("node", id(node)))
+        if node.op is not None and node.op.kind in _KEPT and node.args[0].dtype in NAMES:
+            from tensorlogic.coreml.export.nodes import emit_node
+
+            return emit_node(self, node)
         return self._view(node)
 
     def _view(self, node: Node) -> Any:
@@ -107,20 +141,20 @@ class Emitter:
 
     def _const(self, array: NDArray[Any], name: str, key: Any) -> Any:
         if key not in self._consts:
-            more = {"name": self.name(name)} if name else {}
-            self._consts[key] = self.mb.const(val=np.ascontiguousarray(array), **more)
+            made = {"name": self.name(name)} if name else {}
+            if made:
+                self.names[made["name"]] = name
+            self._consts[key] = self.mb.const(val=np.ascontiguousarray(array), **made)
         return self._consts[key]
 
     def name(self, wanted: str) -> str:
-        """A name as MIL takes it, that is not taken yet; what was wanted is noted."""
-        plain = re.sub(r"\W", "_", wanted, flags=re.ASCII) or "tensor"
-        plain = f"_{plain}" if plain[0].isdigit() else plain
-        made, k = plain, 0
+        """A name as MIL takes it, that is not taken yet."""
+        (plain,), k = _plain([wanted]), 0
+        made = plain
         while made in self._taken:
             k += 1
             made = f"{plain}_{k}"
         self._taken.add(made)
-        self.names[made] = wanted
         return made
 
     def reshape(self, var: Any, shape: tuple[int, ...]) -> Any:

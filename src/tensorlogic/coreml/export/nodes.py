@@ -281,9 +281,7 @@ def _take(e: Emitter, node: Node) -> Any:
     x, indices = node.args
     axis, wraps = node.attrs
     index = _indices(e, indices, x.shape[axis]) if wraps else e.var(indices)
-    return _through_int(
-        e, x.dtype, e.var(x), lambda v: e.mb.gather(x=v, indices=index, axis=axis)
-    )
+    return _through_int(e, x.dtype, e.var(x), lambda v: e.mb.gather(x=v, indices=index, axis=axis))
 
 
 def _beside(e: Emitter, x: Node, indices: Node, shape: tuple[int, ...]) -> tuple[Any, Any]:

@@ -50,9 +50,7 @@ def save_package(
                 setattr(model, key, value)
             else:
                 model.user_defined_metadata[key] = value
-        changed = {made: name for made, name in emitter.names.items() if made != name}
-        if changed:
-            model.user_defined_metadata[NAMES] = json.dumps(changed, ensure_ascii=False)
+        model.user_defined_metadata[NAMES] = json.dumps(emitter.names, ensure_ascii=False)
         with _replacing(path) as temporary:
             model.save(str(temporary))
 
@@ -72,13 +70,17 @@ def _program(graph: Graph, tools: Any) -> tuple[Emitter, Any]:
             )
         made = emitter.name(name)
         placeholders[made] = Builder.placeholder(shape=node.shape, dtype=kinds[node.dtype])
+    named = {name: emitter.name(name) for name in graph.outputs}
+    for name, made in named.items():
+        if made in graph.inputs or name in graph.inputs:
+            raise FormatError(f"save_model: {name!r} is the name of an input and of an output")
     program = Program()
     with Function(placeholders, opset_version=tools.target.iOS16) as function:
         for made, node in zip(placeholders, graph.inputs.values(), strict=True):
             emitter.give(node, function.inputs[made])
         results = emit(graph, emitter)
         function.set_outputs(
-            [Builder.identity(x=var, name=emitter.name(name)) for name, var in results.items()]
+            [Builder.identity(x=var, name=named[name]) for name, var in results.items()]
         )
     program.add_function("main", function)
     return emitter, program

@@ -78,9 +78,7 @@ def upsample_nearest_neighbor(
 
 
 @row()
-def resize_nearest_neighbor(
-    x: Tensor, target_size_height: int, target_size_width: int
-) -> Tensor:
+def resize_nearest_neighbor(x: Tensor, target_size_height: int, target_size_width: int) -> Tensor:
     return _nearest("resize_nearest_neighbor", x, (target_size_height, target_size_width))
 
 
@@ -233,10 +231,7 @@ def affine(
     own = [from_numpy(np.ascontiguousarray(v)) for v in np.meshgrid(column, line)]
     m = wide(transform_matrix)
     m = m.expand(x.shape[0], 6).reshape(-1, 6, 1, 1)
-    places = [
-        own[0] * m[:, i] + own[1] * m[:, i + 1] + m[:, i + 2]
-        for i in (0, 3)
-    ]
+    places = [own[0] * m[:, i] + own[1] * m[:, i + 1] + m[:, i + 2] for i in (0, 3)]
     stacked = FUNCTIONS["stack"](places, -1)
     sampled: Tensor = resample(
         x, stacked, sampling_mode, padding_mode, padding_value, coordinates_mode, align_corners
@@ -265,8 +260,14 @@ def crop_resize(
         images = x if box_indices is None else x.take(like(box_indices, int32))
         images = images[: boxes.shape[0]]
         found = _cropped(
-            images, as_float(wide(boxes)), (target_height, target_width), normalized_coordinates,
-            spatial_scale, box_coordinate_mode, sampling_mode, pad_value,
+            images,
+            as_float(wide(boxes)),
+            (target_height, target_width),
+            normalized_coordinates,
+            spatial_scale,
+            box_coordinate_mode,
+            sampling_mode,
+            pad_value,
         )
         return like(found, x.dtype)
     if roi is None:
@@ -279,8 +280,14 @@ def crop_resize(
         images = x.unsqueeze(0).expand(count, *x.shape).reshape(count * batch, *x.shape[1:])
         each = rows.unsqueeze(1).expand(count, batch, 4).reshape(count * batch, 4)
     found = _cropped(
-        images, each, (target_height, target_width), normalized_coordinates,
-        spatial_scale, box_coordinate_mode, sampling_mode, pad_value,
+        images,
+        each,
+        (target_height, target_width),
+        normalized_coordinates,
+        spatial_scale,
+        box_coordinate_mode,
+        sampling_mode,
+        pad_value,
     )
     return like(found, x.dtype).reshape(count, -1, *found.shape[1:])
 

@@ -31,9 +31,7 @@ def topk(
 
 
 @row()
-def cumsum(
-    x: Tensor, axis: int = 0, exclusive: bool = False, reverse: bool = False
-) -> Tensor:
+def cumsum(x: Tensor, axis: int = 0, exclusive: bool = False, reverse: bool = False) -> Tensor:
     at = axis % x.ndim
     ahead = x.flip(at) if reverse else x
     if exclusive:

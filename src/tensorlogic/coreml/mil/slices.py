@@ -123,9 +123,7 @@ def reverse(x: Tensor, axes: Ints | None = None) -> Tensor:
 
 
 @row()
-def reverse_sequence(
-    x: Tensor, lengths: Tensor, seq_axis: int = 0, batch_axis: int = 0
-) -> Tensor:
+def reverse_sequence(x: Tensor, lengths: Tensor, seq_axis: int = 0, batch_axis: int = 0) -> Tensor:
     """The first `lengths` entries of each batch backwards, the others as they are."""
     along, batch = seq_axis % x.ndim, batch_axis % x.ndim
     places = from_numpy(np.arange(x.shape[along], dtype=np.int32))

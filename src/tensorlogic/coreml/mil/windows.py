@@ -203,7 +203,9 @@ def avg_pool(
     counts: Array = np.float32(1)  # type: ignore[assignment]
     for s, n, (before, after) in zip(slides, x.shape[2:], sides, strict=True):
         start = np.arange(s.positions(n)) * s.stride
-        low, high = (before, before + n) if exclude_padding_from_average else (0, n + before + after)
+        low, high = (
+            (before, before + n) if exclude_padding_from_average else (0, n + before + after)
+        )
         inside = np.minimum(start + s.taps, high) - np.maximum(start, low)
         counts = counts[..., None] * inside.astype(np.float32)
     if counts.min() == counts.max():
