@@ -70,8 +70,8 @@ class Metadata(Mapping[str, Any]):
 class Model(Mapping[str, Tensor]):
     """Tensors by name. `Model({...})` takes tensors and arrays; `load_model` opens a file.
 
-    inputs, outputs: what a Core ML model takes and gives when it is run (`predict`); a `Feature` has
-    a name, a shape and a dtype. Models of other formats have none.
+    inputs, outputs: what a Core ML model takes and gives when it is run (`predict`); each has a
+    name, a kind, a shape and a dtype. Models of other formats have none.
 
     >>> import tensorlogic as tl
     >>> model = tl.Model({"w": tl.ones([2, 3]), "b": tl.zeros([3])})
@@ -289,9 +289,9 @@ def save_model(
     with the name of each tensor when its turn to be written has come.
 
     A path that ends in .mlpackage takes a function, which is traced for `inputs`, such as
-    `{"x": tl.float16[1, 64]}`, and written with the tensors that it uses (extra `coreml`). metadata:
-    "author", "license", "version", "short_description", and keys of your own. Raises FormatError
-    for an op that a Core ML program can't say.
+    `{"x": tl.float16[1, 64]}`, and written with the tensors that it uses (extra `coreml`).
+    metadata: "author", "license", "version", "short_description", and keys of your own. Raises
+    FormatError for an op that a Core ML program can't say.
 
     >>> import tempfile, tensorlogic as tl
     >>> with tempfile.TemporaryDirectory() as folder:

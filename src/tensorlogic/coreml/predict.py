@@ -23,22 +23,22 @@ COMPUTE_UNITS = ("all", "cpu_and_ne", "cpu_and_gpu", "cpu_only")
 
 
 class Predictor:
-    """Runs one package. Operations that tensorlogic lacks are named in a warning at once, for the
-    weights of such a model can be read all the same, and macOS may run it."""
+    """Runs one package. Operations that tensorlogic can't run are named in a warning at once, for
+    the weights of such a model can be read all the same, and macOS may run it."""
 
     def __init__(self, package: Package):
         self.package = package
         self._runner: Runner | None = None
-        self._missing: MissingOperations | None = None
+        self._fault: MissingOperations | FormatError | None = None
         self._apple: dict[str, Any] = {}
         if package.program is not None:
             from tensorlogic.coreml.run import Runner
 
             try:
                 self._runner = Runner(package.program, package.inputs, package.outputs)
-            except MissingOperations as error:
-                self._missing = error
-                warnings.warn(f"{package.path}: {error}", stacklevel=5)
+            except (MissingOperations, FormatError) as error:
+                self._fault = type(error)(f"{package.path}: {error}")
+                warnings.warn(str(self._fault), stacklevel=5)
 
     def predict(
         self, values: Mapping[str, Any], compute_units: str, device: str | None
@@ -51,8 +51,8 @@ class Predictor:
             raise TypeError(f"predict takes a dict of arrays or tensors by the names {names}")
         if device is None and platform.system() == "Darwin":
             return self._by_apple(values, compute_units)
-        if self._missing is not None:
-            raise self._missing
+        if self._fault is not None:
+            raise self._fault
         if self._runner is None:
             raise FormatError(
                 f"{self.package.path}: a Core ML model of the kind {self.package.kind!r} is run "

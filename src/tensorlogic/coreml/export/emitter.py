@@ -18,7 +18,7 @@ from tensorlogic.tensor import wrap
 
 MAX_RANK = 5
 """Core ML's tensors have at most five axes."""
-NAMES = {float16: "fp16", float32: "fp32", int32: "int32", bool_: "bool"}
+NAMES: dict[DType, str] = {float16: "fp16", float32: "fp32", int32: "int32", bool_: "bool"}
 """What MIL calls our dtypes."""
 _KEPT = ("cast", *VIEWS)
 """Kinds of ops that are written out where they change a captured tensor, which keeps its name."""
@@ -81,7 +81,7 @@ class Emitter:
         return id(node) in self._vars
 
     def var(self, node: Node, dtype: DType | None = None) -> Any:
-        """The value of a node that has been emitted, or is a constant; in a dtype if one is said."""
+        """A node that has been emitted, or is a constant, in a dtype if one is said."""
         if not self.has(node):
             self.give(node, self.constant(node))
         var = self._vars[id(node)][1]

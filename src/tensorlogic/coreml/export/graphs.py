@@ -105,7 +105,9 @@ def _fresh(fn: Callable[..., Any]) -> Callable[..., Any]:
         return Function(fn.__wrapped__, fn._enclosing)
     if isinstance(fn, types.FunctionType | types.MethodType):
         return function(fn)
-    return function(fn.__call__)
+    called: Any = getattr(fn, "__call__")  # noqa: B004 - an object that can be called
+    made: Callable[..., Any] = function(called)
+    return made
 
 
 def _named(name: str, result: Any) -> dict[str, Tensor]:
