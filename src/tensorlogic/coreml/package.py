@@ -18,7 +18,7 @@ from tensorlogic.coreml.features import Description, read_description
 from tensorlogic.coreml.layers import read_network
 from tensorlogic.coreml.program import Feature, Program
 from tensorlogic.coreml.reader import read_program
-from tensorlogic.coreml.weights import Weight, quantization_of, weights_of
+from tensorlogic.coreml.weights import NAMES, Weight, quantization_of, weights_of
 from tensorlogic.coreml.wire import Message, Source
 from tensorlogic.errors import FormatError
 from tensorlogic.formats.base import MappedFile, fault
@@ -223,7 +223,7 @@ def _read(path: Path, file: MappedFile, folder: _Folder | _NoFolder) -> Package:
         raise message.fault("is of no type that is known")
     program, weights, quantization = _contents(message, number, folder, description)
     metadata = {
-        **description.user_defined,
+        **{k: v for k, v in description.user_defined.items() if k != NAMES},
         **description.metadata,
         "type": _TYPES[number],
         "specification_version": version,

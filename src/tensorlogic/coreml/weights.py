@@ -62,12 +62,16 @@ def weights_of(
 
     A const is a weight if it lies in a weight file, has floats along at least one axis, or more
     values than a setting of an operation would have; so is what constexpr_ operations decompress.
+    Of a package that `save_model` wrote, the tensors that it was given are its weights.
     """
     names = _names(message, user_defined)
+    saved = NAMES in user_defined
     found: dict[str, Weight] = {}
     for function in sorted(program.functions, key=lambda f: f != program.default):
         prefix = "" if function == program.default else f"{function}."
         for weight in _of_block(message, program.functions[function].block):
+            if saved and weight.name not in names:
+                continue
             name = prefix + names.get(weight.name, weight.name)
             if name in found:
                 raise message.fault(f"two tensors have the name {name!r:.80}")

@@ -19,7 +19,7 @@ from tensorlogic.errors import FormatError
 from tensorlogic.formats.base import MappedFile, fault
 
 MAX_DEPTH = 64
-MAX_FIELDS = 1 << 18
+MAX_FIELDS = 1 << 17
 """Fields of one message; an ML program has one for each op of a block."""
 MAX_ALL_FIELDS = 1 << 22
 MAX_TEXT = 1 << 24
