@@ -109,11 +109,11 @@ def _operations() -> dict[str, Tree]:
         "w": const("w", matrix, stored(matrix, WEIGHT_FILE, 64)),
         "q": const("q", bits, stored(bits, WEIGHT_FILE, 192)),
         "b": const(
-            "b", tensor_type(FP32, 3), immediate(tensor_type(FP32, 3), 1, struct.pack("<3f", 1, 2, 3))
+            "b",
+            tensor_type(FP32, 3),
+            immediate(tensor_type(FP32, 3), 1, struct.pack("<3f", 1, 2, 3)),
         ),
-        "axes": const(
-            "axes", tensor_type(INT32, 2), immediate(tensor_type(INT32, 2), 2, b"\0\1")
-        ),
+        "axes": const("axes", tensor_type(INT32, 2), immediate(tensor_type(INT32, 2), 2, b"\0\1")),
         "flag": const("flag", tensor_type(1), immediate(tensor_type(1), 3, b"\1")),
         "y": operation("linear", "y", tensor_type(FP16, 2, 3), x="x", weight="w"),
         "z": operation("relu", "z", tensor_type(FP16, 2, 3), x="y"),
@@ -154,7 +154,12 @@ class Package:
         if self.specification is not None:
             return self.specification
         block = [(3, o) for o in self.operations.values()] + [(2, n) for n in self.outputs]
-        function = [*self.inputs, (2, self.opset), (3, [(1, "CoreML6"), (2, block)]), *self.function]
+        function = [
+            *self.inputs,
+            (2, self.opset),
+            (3, [(1, "CoreML6"), (2, block)]),
+            *self.function,
+        ]
         program = [*self.program, (2, [(1, "main"), (2, function)]), *self.functions]
         return encode([*self.model, (2, self.description), (502, program)])
 

@@ -127,7 +127,10 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "manifest of version 2": (claim(fileFormatVersion="2.0"), ("fileFormatVersion", "'2.0'")),
     "root that is no item": (claim(rootModelIdentifier="C"), ("rootModelIdentifier", "'C'")),
     "items as a list": (claim(itemInfoEntries=["A"]), ("itemInfoEntries", "no object")),
-    "model at an absolute path": (item("A", "/etc/passwd"), ("item 'A'", "/etc/passwd", "lead out")),
+    "model at an absolute path": (
+        item("A", "/etc/passwd"),
+        ("item 'A'", "/etc/passwd", "lead out"),
+    ),
     "model above the package": (item("A", "../../secret.mlmodel"), ("item 'A'", "lead out")),
     "model above in other words": (item("A", "x\\..\\..\\secret"), ("item 'A'", "lead out")),
     "path with a null byte": (item("A", "model\0.mlmodel"), ("item 'A'", "lead out")),
@@ -159,7 +162,10 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         put(header=struct.pack("<II56x", 2**32 - 1, 2)),
         ("header", f"claims {2**32 - 1} arrays; there is room for"),
     ),
-    "offset of a record past the end": (weight(offset=1 << 40), (f"byte {1 << 40}", "file has 259")),
+    "offset of a record past the end": (
+        weight(offset=1 << 40),
+        (f"byte {1 << 40}", "file has 259"),
+    ),
     "offset that wraps": (weight(offset=2**64 - 64), (f"byte {2**64 - 64}", "file has 259")),
     "offset that is not aligned": (weight(offset=72), ("record at byte 72", "multiple of 64")),
     "record without sentinel": (record(0, sentinel=0), ("byte 64", "0x00000000", "0xdeadbeef")),
