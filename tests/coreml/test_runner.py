@@ -181,17 +181,61 @@ def test_enumerated_shapes() -> None:
 
 
 def test_missing_operations_are_named_with_their_outputs(tmp_path: Path) -> None:
+    def build(x: Any, y: Any) -> Any:
+        found = mb.non_maximum_suppression(
+            boxes=x, scores=y, iou_threshold=0.5, score_threshold=0.1, max_boxes=3, name="kept"
+        )
+        return list(found)
+
+    built = program(build, {"x": normal(1, 5, 4), "y": normal(1, 5, 2)}, 16)
+    opened = package(built, 16, tmp_path)
+    wanted = r'does not run: non_maximum_suppression \(output "kept_0"\)'
+    with pytest.raises(tl.MissingOperations, match=wanted):
+        runner(opened)
+
+
+def test_loops_are_unrolled_and_fill_lists(tmp_path: Path) -> None:
+    """Of rows of x, their running sums, as many as a size says."""
+
+    def build(x: Any) -> Any:
+        count = mb.gather(x=mb.shape(x=x), indices=0)
+        rows = mb.make_list(init_length=1, dynamic_length=True, elem_shape=(3,))
+
+        def more(i: Any, rows: Any, total: Any) -> Any:
+            return mb.less(x=i, y=count)
+
+        def turn(i: Any, rows: Any, total: Any) -> Any:
+            total = mb.add(x=total, y=mb.gather(x=x, indices=i, axis=0))
+            rows = mb.list_write(ls=rows, index=i, value=total)
+            return mb.add(x=i, y=1), rows, total
+
+        start = (np.int32(0), rows, np.zeros(3, np.float32))
+        _, filled, _ = mb.while_loop(_cond=more, _body=turn, loop_vars=start)
+        last = mb.list_read(ls=filled, index=mb.sub(x=mb.list_length(ls=filled), y=1))
+        places = mb.range_1d(start=0, end=count, step=1)
+        filled = mb.list_scatter(ls=filled, indices=np.int32([1]), value=np.zeros((1, 3), "f4"))
+        return mb.identity(x=mb.list_gather(ls=filled, indices=places), name="all"), last
+
+    model = made(build, {"x": normal(4, 3)}, tmp_path)
+    x = normal(4, 3)
+    found, last = (v.numpy() for v in model.predict({"x": x}).values())
+    np.testing.assert_allclose(found, x.cumsum(0) * [[1], [0], [1], [1]], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(last, x.sum(0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_loop_whose_turns_depend_on_values(tmp_path: Path) -> None:
     def build(x: Any) -> Any:
         def more(a: Any) -> Any:
             return mb.less(x=mb.reduce_sum(x=a), y=np.float32(10))
 
         return mb.while_loop(
-            _cond=more, _body=lambda a: mb.add(x=a, y=np.float32(1)), loop_vars=(x,), name="loop"
+            _cond=more, _body=lambda a: mb.add(x=a, y=np.float32(1)), loop_vars=(x,), name="out"
         )
 
-    opened = package(program(build, {"x": normal(3)}, 16), 16, tmp_path)
-    with pytest.raises(tl.MissingOperations, match=r'does not run: while_loop \(output "loop"\)'):
-        runner(opened)
+    model = made(build, {"x": normal(3)}, tmp_path)
+    for start, turns in ((0.0, 4), (3.0, 1), (4.0, 0)):
+        (found,) = model.predict({"x": [start] * 3}).values()
+        np.testing.assert_array_equal(found.numpy(), [start + turns] * 3)
 
 
 def test_an_error_says_which_operation_it_is_of(tmp_path: Path) -> None:

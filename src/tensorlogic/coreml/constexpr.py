@@ -85,8 +85,8 @@ def _packed_lut_to_dense(a: _Arguments) -> Array:
         raise a.fault(f"claims the shape {list(shape)} and gives {list(a.shape)}")
     packed = a.sized("indices", -(-prod(shape) * bits // 8))
     indices = packed if bits == 8 else unpack(packed, f"uint{bits}", prod(shape))
-    dense: Array = table.reshape(-1)[indices].reshape(shape)
-    return dense
+    found: Array = table.reshape(-1)[indices]
+    return found.reshape(shape)
 
 
 def _lut_to_dense(a: _Arguments) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,9 @@ from tensorlogic.coreml.program import Argument, Block, Constant, Operation
 from tensorlogic.errors import FormatError, MissingOperations
 from tensorlogic.tensor import Tensor
 
-OWN = ("const", "cond", "classify")
+OWN = ("const", "cond", "while_loop", "classify")
 """Operations that the interpreter itself knows, beside the rows and compressed weights."""
+MAX_TURNS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,31 @@ class Interpreter:
         }
         if name == "cond":
             taken = operation.blocks[0 if READERS["bool"](given["pred"]) else 1]
-            inner = self.run(taken, values)
-            return tuple(inner[output] for output in taken.outputs)
+            return self._inside(taken, (), values)
+        if name == "while_loop":
+            return self._repeated(operation, given["loop_vars"], values)
         if name == "classify":
             return _classified(given, len(operation.outputs))
         return ROWS[name].run(given, tuple(kind for _, kind in operation.outputs))
+
+    def _inside(
+        self, block: Block, given: Sequence[Any], values: dict[str, Any]
+    ) -> tuple[Any, ...]:
+        """The outputs of a block within an operation, which sees the values around it."""
+        names = (name for name, _ in block.inputs)
+        inner = self.run(block, {**values, **dict(zip(names, given, strict=True))})
+        return tuple(inner[output] for output in block.outputs)
+
+    def _repeated(
+        self, operation: Operation, given: tuple[Any, ...], values: dict[str, Any]
+    ) -> tuple[Any, ...]:
+        """A loop, turn by turn: one whose turns are counted by known numbers is unrolled."""
+        condition, body = operation.blocks
+        for _ in range(MAX_TURNS):
+            if not READERS["bool"](self._inside(condition, given, values)):
+                return given
+            given = self._inside(body, given, values)
+        raise FormatError(f"{operation.where}: while_loop has more than {MAX_TURNS} turns")
 
     def _once(self, key: int, make: Any) -> tuple[Value, ...]:
         if key not in self._kept:

@@ -7,16 +7,23 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tensorlogic.coreml.mil.table import row, unsupported
+from tensorlogic.coreml.mil.table import Places, row, unsupported
+from tensorlogic.coreml.mil.values import Known
 from tensorlogic.creation import from_numpy
 from tensorlogic.tensor import Tensor
 
 
 @row()
 def gather(
-    x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False
+    x: Tensor, indices: Places, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False
 ) -> Tensor:
+    """A single place that is known is a slice."""
     at = axis % x.ndim
+    if isinstance(indices, np.ndarray):
+        if indices.size == 1 and not batch_dims:
+            entry = x[(*[slice(None)] * at, int(indices.reshape(-1)[0]))]
+            return entry.reshape(*x.shape[:at], *indices.shape, *x.shape[at + 1 :])
+        indices = Known(indices).tensor()
     if not batch_dims:
         return x.take(indices, at)
     batch = math.prod(x.shape[:batch_dims])

@@ -27,6 +27,8 @@ Tensors = list[Tensor]
 Sizes = list[int]
 Operand = Tensor | float
 """A tensor, or the number that a known value of no axes is."""
+Places = Tensor | Array
+"""Indices: an array where they are known."""
 
 
 def _array(value: Value) -> Array:
@@ -54,6 +56,10 @@ def _tensor(value: Value) -> Tensor:
     return value.tensor() if isinstance(value, Known) else value  # type: ignore[return-value]
 
 
+def _places(value: Value) -> Places:
+    return value.array if isinstance(value, Known) else _tensor(value)
+
+
 def _operand(value: Value) -> Operand:
     if isinstance(value, Known) and not value.array.ndim:
         number: float = value.array.item()
@@ -64,6 +70,7 @@ def _operand(value: Value) -> Operand:
 _ONE: dict[str, Callable[[Value], Any]] = {
     "Tensor": _tensor,
     "Operand": _operand,
+    "Places": _places,
     "Ints": _ints,
     "int": lambda value: int(_number(value)),
     "float": lambda value: float(_number(value)),
@@ -77,9 +84,11 @@ READERS: dict[str, Callable[[tuple[Value, ...]], Any]] = {
 } | {
     "Tensors": lambda values: [_tensor(v) for v in values],
     "Sizes": lambda values: [_ints(v)[0] for v in values],
+    "Any": lambda values: values[0],
 }
-"""How an input is read, by the annotation of its parameter; Tensors and Sizes take several."""
-_COMPUTED = ("Tensor", "Tensors", "Operand")
+"""How an input is read, by the annotation of its parameter; Tensors and Sizes take
+several, Any is what is kept as it is."""
+_COMPUTED = ("Tensor", "Tensors", "Operand", "Places")
 """Annotations of inputs that may depend on the inputs of a call."""
 
 
@@ -136,7 +145,7 @@ class Row:
         results = results if isinstance(results, tuple | list) else (results,)
         if dtype is not None:
             results = [like(r, dtype) if r.dtype.kind == "float" else r for r in results]
-        return tuple(_known(r) if known or isinstance(r, np.ndarray) else r for r in results)
+        return tuple(_result(r, known) for r in results)
 
     def _computes(self, name: str) -> bool:
         return self.parameters[name].kind in _COMPUTED
@@ -154,8 +163,11 @@ def _on_reference(value: Value) -> Tensor:
     return value.tensor().to("reference")
 
 
-def _known(result: Any) -> Known:
-    return Known(result.numpy() if isinstance(result, Tensor) else result)
+def _result(result: Any, known: bool) -> Value:
+    """Arrays are known, and tensors that come from known values only."""
+    if known and isinstance(result, Tensor):
+        return Known(result.numpy())
+    return Known(result) if isinstance(result, np.ndarray) else result
 
 
 ROWS: dict[str, Row] = {}
