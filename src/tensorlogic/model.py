@@ -115,10 +115,15 @@ class Model(Mapping[str, Tensor]):
         return self._predictor.package.outputs if self._predictor else ()
 
     def predict(
-        self, values: Mapping[str, Any], compute_units: str = "all", device: str | None = None
+        self,
+        values: Mapping[str, Any] | None = None,
+        compute_units: str = "all",
+        device: str | None = None,
+        **named: Any,
     ) -> dict[str, Any]:
-        """Run a Core ML model: arrays or tensors by the name of the input to tensors by the name of
-        the output (labels and probabilities of a classifier are a value and a dict).
+        """Run a Core ML model: arrays or tensors by the name of the input, in a dict or as keyword
+        arguments, to tensors by the name of the output (labels and probabilities of a classifier
+        are a value and a dict).
 
         On macOS, Apple's runtime runs it (extra `coreml`); compute_units: "all", "cpu_and_ne",
         "cpu_and_gpu" or "cpu_only" say where. Elsewhere, and wherever a device is named ("cpu",
@@ -129,6 +134,8 @@ class Model(Mapping[str, Tensor]):
             raise TypeError(
                 f"predict: {self._source} holds tensors and no program; a Core ML model has one"
             )
+        if values is None or named:
+            values = {**(values or {}), **named}
         return self._predictor.predict(values, compute_units, device)
 
     def get_tensor(self, name: str) -> Tensor:
@@ -309,10 +316,7 @@ def save_model(
         )
     _check_folder(target)
     if target.suffix != ".safetensors":
-        raise FormatError(
-            f"{target}: models are saved as .safetensors, functions as .mlpackage, and nothing as "
-            f"{target.suffix!r}"
-        )
+        raise FormatError(f"{target}: models are saved as .safetensors, not as {target.suffix!r}")
     source = model if isinstance(model, Model) else Model(model)
     if metadata is None:
         metadata = {"format": "pt"}
