@@ -70,8 +70,7 @@ class Metadata(Mapping[str, Any]):
 class Model(Mapping[str, Tensor]):
     """Tensors by name. `Model({...})` takes tensors and arrays; `load_model` opens a file.
 
-    inputs, outputs: what a Core ML model takes and gives when it is run (`predict`); each has a
-    name, a kind, a shape and a dtype. Models of other formats have none.
+    A Core ML model has `inputs` and `outputs` too, and runs (`predict`).
 
     >>> import tensorlogic as tl
     >>> model = tl.Model({"w": tl.ones([2, 3]), "b": tl.zeros([3])})
@@ -108,10 +107,12 @@ class Model(Mapping[str, Tensor]):
 
     @property
     def inputs(self) -> tuple[Feature, ...]:
+        """What a Core ML model takes: name, kind, dtype and shape of each input."""
         return self._predictor.package.inputs if self._predictor else ()
 
     @property
     def outputs(self) -> tuple[Feature, ...]:
+        """What a Core ML model gives: name, kind, dtype and shape of each output."""
         return self._predictor.package.outputs if self._predictor else ()
 
     def predict(

@@ -1,5 +1,5 @@
-"""`Model.predict`: which runtime is asked, and with what. Apple's is a stand-in here, up to the call
-of coremltools; that runtime itself needs a Mac."""
+"""`Model.predict`: which runtime is asked, and with what. Apple's is a stand-in up to the call
+of coremltools: that runtime needs a Mac."""
 
 from __future__ import annotations
 
