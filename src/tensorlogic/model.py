@@ -70,8 +70,7 @@ class Metadata(Mapping[str, Any]):
 class Model(Mapping[str, Tensor]):
     """Tensors by name. `Model({...})` takes tensors and arrays; `load_model` opens a file.
 
-    inputs, outputs: what a Core ML model takes and gives when it is run (`predict`); each has a
-    name, a kind, a shape and a dtype. Models of other formats have none.
+    A Core ML model has `inputs` and `outputs` too, and runs (`predict`).
 
     >>> import tensorlogic as tl
     >>> model = tl.Model({"w": tl.ones([2, 3]), "b": tl.zeros([3])})
@@ -108,17 +107,24 @@ class Model(Mapping[str, Tensor]):
 
     @property
     def inputs(self) -> tuple[Feature, ...]:
+        """What a Core ML model takes: name, kind, dtype and shape of each input."""
         return self._predictor.package.inputs if self._predictor else ()
 
     @property
     def outputs(self) -> tuple[Feature, ...]:
+        """What a Core ML model gives: name, kind, dtype and shape of each output."""
         return self._predictor.package.outputs if self._predictor else ()
 
     def predict(
-        self, values: Mapping[str, Any], compute_units: str = "all", device: str | None = None
+        self,
+        values: Mapping[str, Any] | None = None,
+        compute_units: str = "all",
+        device: str | None = None,
+        **named: Any,
     ) -> dict[str, Any]:
-        """Run a Core ML model: arrays or tensors by the name of the input to tensors by the name of
-        the output (labels and probabilities of a classifier are a value and a dict).
+        """Run a Core ML model: arrays or tensors by the name of the input, in a dict or as keyword
+        arguments, to tensors by the name of the output (labels and probabilities of a classifier
+        are a value and a dict).
 
         On macOS, Apple's runtime runs it (extra `coreml`); compute_units: "all", "cpu_and_ne",
         "cpu_and_gpu" or "cpu_only" say where. Elsewhere, and wherever a device is named ("cpu",
@@ -129,6 +135,8 @@ class Model(Mapping[str, Tensor]):
             raise TypeError(
                 f"predict: {self._source} holds tensors and no program; a Core ML model has one"
             )
+        if values is None or named:
+            values = {**(values or {}), **named}
         return self._predictor.predict(values, compute_units, device)
 
     def get_tensor(self, name: str) -> Tensor:
@@ -309,10 +317,7 @@ def save_model(
         )
     _check_folder(target)
     if target.suffix != ".safetensors":
-        raise FormatError(
-            f"{target}: models are saved as .safetensors, functions as .mlpackage, and nothing as "
-            f"{target.suffix!r}"
-        )
+        raise FormatError(f"{target}: models are saved as .safetensors, not as {target.suffix!r}")
     source = model if isinstance(model, Model) else Model(model)
     if metadata is None:
         metadata = {"format": "pt"}

@@ -119,6 +119,18 @@ class Feature:
     colour: str | None = None
     description: str = ""
 
+    def __str__(self) -> str:
+        """Such as `frames: float32 [1 to 4096, 1024]`."""
+        sizes = [str(n) for n in self.shape]
+        for axis, (low, high) in enumerate(self.ranges or ()):
+            if low != high:
+                sizes[axis : axis + 1] = [f"{low} to {high}" if high >= 0 else f"{low} on"]
+        kind = self.dtype or " ".join(k for k in (self.colour, self.kind) if k)
+        shapes = [f"[{', '.join(sizes)}]"] if sizes else []
+        if self.enumerated:
+            shapes = [str(list(shape)) for shape in self.enumerated]
+        return f"{self.name}: {kind} {' or '.join(shapes)}".rstrip()
+
 
 @dataclass(frozen=True)
 class Program:

@@ -158,16 +158,19 @@ def _arguments(operation: Operation) -> Iterator[tuple[str, Argument]]:
 
 
 def _compressed(message: Message, operation: Operation, made: dict[str, Operation]) -> Weight:
-    nbytes, coding, ahead = 0, "", [operation]
+    nbytes, codings = 0, []
+    ahead, seen = [operation], {id(operation)}
     while ahead:
         one = ahead.pop()
-        codings = [_coding(one)] if one.op in CONSTEXPR else []
-        for name, value in _arguments(one):
+        if one.op in CONSTEXPR:
+            codings.append(_coding(one))
+        for _, value in _arguments(one):
             if isinstance(value, Constant):
-                nbytes += _bytes_of(value) if name != "name" else 0
-            elif value in made:
+                nbytes += _bytes_of(value)
+            elif value in made and id(made[value]) not in seen:
+                seen.add(id(made[value]))
                 ahead.append(made[value])
-        coding = "+".join(c for c in [coding, *codings] if c)
+    coding = "+".join(c for c in codings if c)
 
     def value_of(argument: Argument) -> Any:
         if isinstance(argument, Constant):

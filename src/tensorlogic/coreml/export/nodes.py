@@ -134,16 +134,44 @@ _ELEMENTWISE: dict[str, Elementwise] = {
 def _elementwise(e: Emitter, node: Node) -> Any:
     assert node.op is not None
     (dtype,) = node.attrs
-    condition = [e.var(node.args[0])] if node.op is ops.where else []
-    args = [_argument(e, a, dtype) for a in node.args[len(condition) :]]
+    if node.op is ops.where:
+        return _select(e, node, dtype)
+    args = [_argument(e, a, dtype) for a in node.args]
     if all(isinstance(a, np.generic) for a in args):
         args[0] = _as_var(e, args[0])
-    if condition:
-        return e.mb.select(cond=condition[0], a=args[0], b=args[1])
     emitted = _ELEMENTWISE.get(node.op.name)
     if emitted is None:
         raise NotSaid("it has no such operation")
     return emitted(e, dtype, args)
+
+
+def _select(e: Emitter, node: Node, dtype: DType) -> Any:
+    """All three in the shape of the result, to which coremltools does not broadcast them."""
+    condition, *choices = node.args
+    through = int32 if dtype is bool_ else dtype
+    full = [
+        np.full(node.shape, e.number(c.number, through))
+        if c.number is not None
+        else _spread(e, e.var(c, through), c.shape, node.shape)
+        for c in choices
+    ]
+    cond = (
+        _through_int(
+            e, bool_, e.var(condition), lambda v: _spread(e, v, condition.shape, node.shape)
+        )
+        if condition.shape != node.shape
+        else e.var(condition)
+    )
+    chosen = e.mb.select(cond=cond, a=full[0], b=full[1])
+    return chosen if through is dtype else e.cast(chosen, dtype)
+
+
+def _spread(e: Emitter, var: Any, shape: tuple[int, ...], wanted: tuple[int, ...]) -> Any:
+    """A value broadcast to a shape."""
+    aligned = (1,) * (len(wanted) - len(shape)) + shape
+    reps = [n if n != m else 1 for n, m in zip(wanted, aligned, strict=True)]
+    var = e.reshape(var, aligned)
+    return e.mb.tile(x=var, reps=reps) if max(reps, default=1) > 1 else var
 
 
 def _argument(e: Emitter, node: Node, dtype: DType) -> Any:
@@ -187,10 +215,7 @@ def _reshape(e: Emitter, node: Node) -> Any:
 
 def _expand(e: Emitter, node: Node) -> Any:
     x = node.args[0]
-    aligned = (1,) * (len(node.shape) - len(x.shape)) + x.shape
-    var = e.reshape(e.var(x), aligned)
-    reps = [n if n != m else 1 for n, m in zip(node.shape, aligned, strict=True)]
-    return _through_int(e, x.dtype, var, lambda v: e.mb.tile(x=v, reps=reps))
+    return _through_int(e, x.dtype, e.var(x), lambda v: _spread(e, v, x.shape, node.shape))
 
 
 def _through_int(e: Emitter, dtype: DType, var: Any, emitted: Callable[[Any], Any]) -> Any:
@@ -286,11 +311,15 @@ def _take(e: Emitter, node: Node) -> Any:
 
 def _beside(e: Emitter, x: Node, indices: Node, shape: tuple[int, ...]) -> tuple[Any, Any]:
     """x and indices, of one shape but along the axis that is picked from."""
-    found = []
-    for node, wanted in ((x, [*shape]), (indices, [*shape])):
-        reps = [n if m == 1 and n != m else 1 for n, m in zip(wanted, node.shape, strict=True)]
-        var = e.var(node)
-        found.append(e.mb.tile(x=var, reps=reps) if max(reps, default=1) > 1 else var)
+    found = [
+        _spread(
+            e,
+            e.var(n),
+            n.shape,
+            tuple(s if m == 1 else m for s, m in zip(shape, n.shape, strict=True)),
+        )
+        for n in (x, indices)
+    ]
     return found[0], found[1]
 
 

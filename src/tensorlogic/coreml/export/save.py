@@ -19,6 +19,7 @@ from tensorlogic.coreml.export.graphs import Graph, trace
 from tensorlogic.coreml.features import FACTS
 from tensorlogic.coreml.tools import coremltools
 from tensorlogic.coreml.weights import NAMES
+from tensorlogic.dtypes import float16, float32, int32
 from tensorlogic.errors import FormatError
 
 SUFFIX = ".mlpackage"
@@ -63,7 +64,7 @@ def _program(graph: Graph, tools: Any) -> tuple[Emitter, Any]:
     emitter = Emitter(graph, Builder)
     placeholders = {}
     for name, node in graph.inputs.items():
-        if node.dtype not in kinds or DTYPE_NAMES[node.dtype] == "bool" or not node.shape:
+        if node.dtype not in (float16, float32, int32) or not node.shape:
             raise FormatError(
                 f"save_model: input {name!r} is {node.dtype} {list(node.shape)}; inputs of Core ML "
                 "are float16, float32 or int32, with at least one axis"
@@ -74,6 +75,12 @@ def _program(graph: Graph, tools: Any) -> tuple[Emitter, Any]:
     for name, made in named.items():
         if made in graph.inputs or name in graph.inputs:
             raise FormatError(f"save_model: {name!r} is the name of an input and of an output")
+        kind, shape = graph.outputs[name].dtype, graph.outputs[name].shape
+        if kind not in (float16, float32, int32) or not shape:
+            raise FormatError(
+                f"save_model: output {name!r} is {kind} {list(shape)}; outputs of Core ML are "
+                "float16, float32 or int32, with at least one axis"
+            )
     program = Program()
     with Function(placeholders, opset_version=tools.target.iOS16) as function:
         for made, node in zip(placeholders, graph.inputs.values(), strict=True):
