@@ -9,19 +9,32 @@ from torch import Tensor, nn
 class Perceptron(nn.Sequential):
     def __init__(self, width: int = 32) -> None:
         super().__init__(
-            nn.Linear(16, width), nn.ReLU(), nn.LayerNorm(width), nn.Linear(width, width),
-            nn.GELU(), nn.Linear(width, 5), nn.LogSoftmax(-1),
-        )  # fmt: skip
+            nn.Linear(16, width),
+            nn.ReLU(),
+            nn.LayerNorm(width),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Linear(width, 5),
+            nn.LogSoftmax(-1),
+        )
 
 
 class Convolutional(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(
-            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(8, 12, 3, stride=2, padding=1), nn.BatchNorm2d(12), nn.LeakyReLU(0.1),
-            nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-            nn.Linear(12, 4), nn.Softmax(-1),
-        )  # fmt: skip
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(8, 12, 3, stride=2, padding=1),
+            nn.BatchNorm2d(12),
+            nn.LeakyReLU(0.1),
+            nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(12, 4),
+            nn.Softmax(-1),
+        )
 
 
 class Separable(nn.Module):
@@ -44,11 +57,16 @@ class Separable(nn.Module):
 class Decoder(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(
-            nn.ConvTranspose2d(4, 6, 4, 2, 1), nn.InstanceNorm2d(6, affine=True), nn.ELU(),
-            nn.Upsample(scale_factor=2.0, mode="bilinear"), nn.Conv2d(6, 8, 3, padding=2, dilation=2),
-            nn.PReLU(8), nn.ConvTranspose2d(8, 4, 3, 2, 1, output_padding=1), nn.PixelShuffle(2),
+            nn.ConvTranspose2d(4, 6, 4, 2, 1),
+            nn.InstanceNorm2d(6, affine=True),
+            nn.ELU(),
+            nn.Upsample(scale_factor=2.0, mode="bilinear"),
+            nn.Conv2d(6, 8, 3, padding=2, dilation=2),
+            nn.PReLU(8),
+            nn.ConvTranspose2d(8, 4, 3, 2, 1, output_padding=1),
+            nn.PixelShuffle(2),
             nn.Tanh(),
-        )  # fmt: skip
+        )
 
 
 class Audio(nn.Module):
@@ -57,9 +75,13 @@ class Audio(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv1d(1, 8, 16, stride=8), nn.GroupNorm(2, 8), nn.Softplus(),
-            nn.Conv1d(8, 8, 3, padding="same", dilation=2), nn.Tanh(), nn.MaxPool1d(2),
-        )  # fmt: skip
+            nn.Conv1d(1, 8, 16, stride=8),
+            nn.GroupNorm(2, 8),
+            nn.Softplus(),
+            nn.Conv1d(8, 8, 3, padding="same", dilation=2),
+            nn.Tanh(),
+            nn.MaxPool1d(2),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.body(x.unsqueeze(1) / (x.abs().amax(-1, keepdim=True).unsqueeze(1) + 1e-3))

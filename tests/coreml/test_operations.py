@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tensorlogic.coreml.constexpr import CONSTEXPR
 from tensorlogic.coreml.mil import ROWS
 from tests.coreml import (  # noqa: F401
     built_cases,
@@ -16,6 +17,7 @@ from tests.coreml import (  # noqa: F401
     image_cases,
     recurrent_cases,
     tensor_cases,
+    weight_cases,
     window_cases,
 )
 from tests.coreml.cases import CASES, Array, Case
@@ -82,7 +84,7 @@ def test_operation(case: Case, half: bool, tmp_path: Path) -> None:
 def test_every_operation_has_a_case() -> None:
     """But for random numbers, which are in test_random.py, and lists, in test_runner.py."""
     others = {n for n, row in ROWS.items() if row.fresh or "list" in n.split("_")}
-    assert set(ROWS) - {c.op for c in CASES} == others
+    assert (set(ROWS) | CONSTEXPR) - {c.op for c in CASES} == others
 
 
 def test_the_comparison_rejects_what_is_wrong() -> None:

@@ -95,9 +95,8 @@ def _planes(feature: Feature, array: NDArray[Any]) -> NDArray[Any]:
 
 def _check_shape(feature: Feature, kind: TensorType, shape: tuple[int, ...]) -> None:
     """Against the program's type and, where sizes are flexible, the model's description."""
-    fits = (
-        "..." in kind.shape
-        or len(shape) == len(kind.shape)
+    fits = "..." in kind.shape or (
+        len(shape) == len(kind.shape)
         and all(not isinstance(n, int) or n == m for n, m in zip(kind.shape, shape, strict=True))
     )
     takes = ", ".join(str(n) if isinstance(n, int) else "any" for n in kind.shape)
