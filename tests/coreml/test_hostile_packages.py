@@ -153,6 +153,14 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         weight("@model_path/weights/other.bin"),
         ("other.bin", "not there"),
     ),
+    "weight file that Git LFS has not fetched": (
+        put(weights=b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        ("weight.bin", "git lfs pull"),
+    ),
+    "model that Git LFS has not fetched": (
+        put(specification=b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        ("model.mlmodel", "git lfs pull"),
+    ),
     "empty weight file": (put(weights=b""), ("weight.bin", "is empty")),
     "weight file of version 1": (
         put(header=struct.pack("<II56x", 2, 1)),
