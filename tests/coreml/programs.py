@@ -17,8 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tensorlogic.coreml.interpret import Interpreter
+from tensorlogic.coreml.mil.values import DTYPES, Known
 from tensorlogic.coreml.package import Package, open_package
+from tensorlogic.coreml.program import Block, TensorType
 from tensorlogic.coreml.run import Runner
+from tensorlogic.dtypes import bool_
+from tensorlogic.tensor import Tensor
 
 
 @contextlib.contextmanager
@@ -101,9 +106,35 @@ def converted(
     return open_package(path)
 
 
+class Checking(Interpreter):
+    """Also compares each value with the type that the program claims for it."""
+
+    def run(self, block: Block, values: Mapping[str, Any]) -> dict[str, Any]:
+        found = super().run(block, values)
+        for operation in block.operations:
+            for name, kind in operation.outputs:
+                value = found[name]
+                if isinstance(kind, TensorType) and isinstance(value, Tensor | Known):
+                    _check_claim(operation.op, name, kind, value)
+        return found
+
+
+def _check_claim(op: str, name: str, kind: TensorType, value: Tensor | Known) -> None:
+    tensor = value.tensor() if isinstance(value, Known) else value
+    mask = kind.dtype == "uint1" and tensor.dtype is bool_
+    assert mask or tensor.dtype is DTYPES[kind.dtype], f"{op} {name}: {tensor.dtype}, not {kind}"
+    fits = len(kind.shape) == tensor.ndim and all(
+        not isinstance(n, int) or n == m for n, m in zip(kind.shape, tensor.shape, strict=True)
+    )
+    assert fits or "..." in kind.shape, f"{op} {name}: {tensor.shape}, not {kind}"
+
+
 def runner(opened: Package) -> Runner:
+    """A runner that checks what the program claims."""
     assert opened.program is not None
-    return Runner(opened.program, opened.inputs, opened.outputs)
+    made = Runner(opened.program, opened.inputs, opened.outputs)
+    made._interpreter = Checking()
+    return made
 
 
 def run(

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from tensorlogic.coreml.package import open_package
 from tensorlogic.coreml.run import Runner
 from tensorlogic.testing.models import fetch
+from tests.coreml import programs
 
 Array = NDArray[np.float32]
 
 
 def runner(path: Path) -> Runner:
-    opened = open_package(path)
-    assert opened.program is not None
-    return Runner(opened.program, opened.inputs, opened.outputs)
+    return programs.runner(open_package(path))
 
 
 # ---- basic-pitch: audio to notes, 43844 samples at 22050 Hz ------------------------------------

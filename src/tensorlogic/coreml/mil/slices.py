@@ -24,7 +24,7 @@ def _key(
     steps = stride or (1,) * x.ndim
     opens, ends, gone = begin_mask or none, end_mask or none, squeeze_mask or none
     return tuple(
-        begin[i]
+        (0 if opens[i] else begin[i])
         if gone[i]
         else slice(None if opens[i] else begin[i], None if ends[i] else end[i], steps[i])
         for i in range(x.ndim)

@@ -37,11 +37,14 @@ def _array(value: Value) -> Array:
         return value.array
     if isinstance(value, Tensor):
         return value.numpy()
-    return np.asarray(value)
+    raise FormatError(f"numbers were expected, not {type(value).__name__.lower()}")
 
 
 def _number(value: Value) -> Any:
-    return _array(value).reshape(-1)[0].item()
+    array = _array(value)
+    if array.size != 1:
+        raise FormatError(f"one number was expected, not {array.size}")
+    return array.item()
 
 
 def _ints(value: Value) -> Ints:
@@ -49,11 +52,17 @@ def _ints(value: Value) -> Ints:
 
 
 def _text(value: Value) -> str:
-    return value if isinstance(value, str) else str(_array(value).reshape(-1)[0])
+    if not isinstance(value, str):
+        raise FormatError(f"a string was expected, not {type(value).__name__.lower()}")
+    return value
 
 
 def _tensor(value: Value) -> Tensor:
-    return value.tensor() if isinstance(value, Known) else value  # type: ignore[return-value]
+    if isinstance(value, Known):
+        return value.tensor()
+    if not isinstance(value, Tensor):
+        raise FormatError(f"a tensor was expected, not {type(value).__name__.lower()}")
+    return value
 
 
 def _places(value: Value) -> Places:
