@@ -6,6 +6,7 @@ coremltools is imported once, without its remarks on what only macOS has.
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import logging
 import warnings
@@ -42,6 +43,8 @@ with quiet():
     from coremltools.converters.mil.backend.mil.load import load
     from coremltools.converters.mil.mil import Builder as mb
     from coremltools.converters.mil.mil import types
+
+gc.freeze()  # coremltools collects garbage at each conversion: not in what stays for ever
 
 Array = NDArray[Any]
 OPSETS = {15: ct.target.iOS15, 16: ct.target.iOS16, 17: ct.target.iOS17, 18: ct.target.iOS18}

@@ -153,6 +153,14 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         weight("@model_path/weights/other.bin"),
         ("other.bin", "not there"),
     ),
+    "weight file that Git LFS has not fetched": (
+        put(weights=b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        ("weight.bin", "git lfs pull"),
+    ),
+    "model that Git LFS has not fetched": (
+        put(specification=b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        ("model.mlmodel", "git lfs pull"),
+    ),
     "empty weight file": (put(weights=b""), ("weight.bin", "is empty")),
     "weight file of version 1": (
         put(header=struct.pack("<II56x", 2, 1)),
@@ -376,3 +384,45 @@ def test_the_trace_sees_what_is_opened(tmp_path: Path, opened: list[str]) -> Non
     (tmp_path / "x").write_text("1")
     (tmp_path / "x").read_text()
     assert opened.count(str(tmp_path / "x")) == 2
+
+
+def test_compressed_weights_whose_arguments_do_not_fit(tmp_path: Path) -> None:
+    """These are found when the weight is asked for, before what it claims is allocated."""
+
+    def palette(indices: int, entries: int, **more: Tree) -> Path:
+        kind, table = tensor_type(31, indices), tensor_type(FP16, entries)
+        sizes = tensor_type(33, 1)
+        given: dict[str, Tree] = {
+            "indices": immediate(kind, 7, bytes(indices)),
+            "lut": immediate(table, 7, bytes(2 * entries)),
+            "shape": immediate(sizes, 2, b"\x08"),
+        } | more
+        attributes = [(5, [(1, n), (2, v)]) for n, v in given.items()]
+        built = Package()
+        built.operations["w"] = [
+            (1, "constexpr_lut_to_dense"),
+            (3, named("w", tensor_type(FP16, 8))),
+            *attributes,
+        ]
+        del built.operations["y"], built.operations["z"]
+        built.outputs = ["w"]
+        return built.write(tmp_path / "x.mlpackage")
+
+    def value(folder: Path) -> Any:
+        return tl.load_model(folder)["w"].numpy()
+
+    assert value(palette(4, 16)).tolist() == [0.0] * 8
+    for folder, expected in (
+        (lambda: palette(5, 16), "indices has 5 values; 4 are needed"),
+        (lambda: palette(4, 15), "lut has 15 values; 2, 4, 16, 64 and 256"),
+        (
+            lambda: palette(4, 16, shape=immediate(tensor_type(33, 1), 2, varint(1 << 30))),
+            r"claims the shape \[1073741824\] and gives \[8\]",
+        ),
+        (
+            lambda: palette(4, 16, shape=immediate(tensor_type(2), 4, "8")),
+            "arguments are not those of the operation",
+        ),
+    ):
+        with pytest.raises(FormatError, match=rf"x\.mlpackage.*'constexpr_lut.*{expected}"):
+            value(folder())

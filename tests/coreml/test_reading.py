@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,16 @@ from tensorlogic.errors import FormatError
 from tests.coreml.builders import (
     FP16,
     MODEL,
+    WEIGHT_FILE,
     Package,
+    Record,
     const,
     encode,
     immediate,
     multi_array,
+    named,
     operation,
+    stored,
     tensor_type,
     varint,
 )
@@ -112,8 +118,9 @@ def test_operations_that_are_missing_are_named_once_the_model_is_loaded(tmp_path
     built = Package()
     built.operations["z"] = operation("hover", "z", tensor_type(FP16, 2, 3), x="y")
     folder = built.write(tmp_path / "x.mlpackage")
-    with pytest.warns(UserWarning, match=r"x\.mlpackage: .*hover.*z"):
+    with pytest.warns(UserWarning, match=r"x\.mlpackage: .*hover.*z") as caught:
         model = tl.load_model(folder)
+    assert caught[0].filename == __file__
     assert model["w"].shape == (3, 4)
     with pytest.raises(tl.MissingOperations, match="hover"):
         model.predict({"x": np.zeros((2, 4), np.float16)}, device="cpu")
@@ -207,3 +214,38 @@ def test_large_integers_are_read_as_they_are(tmp_path: Path) -> None:
     assert program is not None
     (found,) = (o for o in program.functions["main"].block.operations if o.outputs[0][0] == "axes")
     assert np.array_equal(found.attributes["val"].load(), np.array(values, np.int32))
+
+
+def test_several_functions(tmp_path: Path) -> None:
+    kind = tensor_type(FP16, 2, 4)
+    built = Package()
+    block = [(3, const("w", kind, stored(kind, WEIGHT_FILE, 320)))]
+    block += [(3, operation("add", "z", kind, x="x", y="w")), (2, "z")]
+    inner = [(1, named("x", kind)), (2, "CoreML7"), (3, [(1, "CoreML7"), (2, block)])]
+    built.functions = [(2, [(1, "other"), (2, inner)])]
+    built.weights = (
+        built.blob().ljust(320, b"\0") + Record(nbytes=16, start=384).build() + bytes(16)
+    )
+    described = [(1, "other"), (2, multi_array("x", 2, 4)), (3, multi_array("z", 2, 4))]
+    main = [(1, "main"), (2, multi_array("x", 2, 4)), (3, multi_array("z", 2, 3))]
+    built.description = [(20, described), (20, main), (21, "main")]
+    model = tl.load_model(built.write(tmp_path / "x.mlpackage"))
+    assert model.names() == ["w", "q", "b", "other.w"]
+    assert model.outputs[0].shape == (2, 3)
+    built.description[-1] = (21, "other")
+    model = tl.load_model(built.write(tmp_path / "y.mlpackage"))
+    assert model.names() == ["w", "main.w", "main.q", "main.b"]
+    assert model.outputs[0].shape == (2, 4)
+    x = np.ones((2, 4), np.float16)
+    assert model.predict(x=x, device="cpu")["z"].tolist() == x.tolist()
+
+
+def test_coremltools_is_not_needed(package: Path) -> None:
+    program = (
+        "import sys, numpy as np, tensorlogic as tl; sys.modules['coremltools'] = None;"
+        "model = tl.load_model(sys.argv[1]); x = np.ones((2, 4), np.float16);"
+        "print(model.names(), model.predict(x=x, device='reference')['z'].tolist())"
+    )
+    command = [sys.executable, "-c", program, str(package)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout == "['w', 'q', 'b'] [[6.0, 22.0, 38.0], [6.0, 22.0, 38.0]]\n"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensorlogic.errors import FormatError
-from tensorlogic.formats.base import MappedFile, fault
+from tensorlogic.formats.base import MappedFile, fault, refuse_impostor
 
 HEADER = struct.Struct("<II56x")
 """Count of arrays, version."""
@@ -65,6 +65,7 @@ class BlobFile:
 
     def __init__(self, path: Path):
         self.file = MappedFile(path)
+        refuse_impostor(path, self.file.map[:64])
         if self.file.size < HEADER.size:
             raise self._fault("header", f"takes {HEADER.size} bytes; the file has {self.file.size}")
         self.count, version = HEADER.unpack_from(self.file.map)

@@ -17,6 +17,9 @@ from tensorlogic.coreml.program import Argument, Operation, TensorType
 from tensorlogic.coreml.values import numpy_of
 from tensorlogic.errors import FormatError
 
+MAX_VECTOR = 256
+"""Values that an entry of a palette may have: what is decompressed grows by as much."""
+
 Array = NDArray[Any]
 ValueOf = Callable[[Argument], Any]
 
@@ -103,6 +106,8 @@ def _looked_up(a: _Arguments, indices: Array, table: Array, axis: int | None) ->
     if table.ndim != rank + 2:
         raise a.fault(f"lut has {table.ndim} axes; indices of {rank} axes need {rank + 2}")
     blocks, (palette, vector) = table.shape[:rank], table.shape[rank:]
+    if vector > MAX_VECTOR:
+        raise a.fault(f"has vectors of {vector} values; at most {MAX_VECTOR} are allowed")
     if any(b < 1 or n % b for n, b in zip(indices.shape, blocks, strict=True)):
         raise a.fault(f"lut blocks {list(blocks)} do not divide indices {list(indices.shape)}")
     if indices.size and (int(indices.max()) >= palette or int(indices.min()) < 0):
@@ -220,12 +225,17 @@ def decompress(operation: Operation, value_of: ValueOf) -> tuple[Array, ...]:
     """
     a = _Arguments(operation, value_of)
     mask = None
-    with np.errstate(over="ignore"):
-        if operation.op in _SPARSE:
-            mask, values = _SPARSE[operation.op](a)
-        else:
-            values = _DENSE[operation.op](a)
-        values = values.astype(a.dtype)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            if operation.op in _SPARSE:
+                mask, values = _SPARSE[operation.op](a)
+            else:
+                values = _DENSE[operation.op](a)
+            values = values.astype(a.dtype)
+    except FormatError:
+        raise
+    except (ValueError, TypeError, IndexError, OverflowError) as error:  # an axis that is no number
+        raise a.fault(f"its arguments are not those of the operation: {error}") from None
     if values.shape != a.shape:
         raise a.fault(f"gives shape {list(values.shape)}; the program says {list(a.shape)}")
     return (values,) if mask is None else (mask, values)

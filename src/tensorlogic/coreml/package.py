@@ -21,7 +21,7 @@ from tensorlogic.coreml.reader import read_program
 from tensorlogic.coreml.weights import NAMES, Weight, quantization_of, weights_of
 from tensorlogic.coreml.wire import Message, Source
 from tensorlogic.errors import FormatError
-from tensorlogic.formats.base import MappedFile, fault
+from tensorlogic.formats.base import MappedFile, fault, refuse_impostor
 from tensorlogic.formats.safetensors import parse_json
 
 MANIFEST = "Manifest.json"
@@ -99,7 +99,13 @@ def open_package(path: Path) -> Package:
         refuse_compiled(path)
         folder = _Folder(path)
         return _read(path, folder.model(), folder)
-    return _read(path, MappedFile(path), _NoFolder(path))
+    return _read(path, _mapped(path), _NoFolder(path))
+
+
+def _mapped(path: Path) -> MappedFile:
+    file = MappedFile(path)
+    refuse_impostor(path, file.map[:64])
+    return file
 
 
 def refuse_compiled(path: Path) -> None:
@@ -162,7 +168,7 @@ class _Folder:
                     raise fault(manifest, where_, f"names {inside!r:.80}, which is no file")
                 self.home = str(found.parent.relative_to(self.path))
                 model = found
-        return MappedFile(model)
+        return _mapped(model)
 
     def _inside(self, name: str, claimant: Path, where: str) -> Path:
         """The path in the package that a text names: of plain parts, without links, and there."""

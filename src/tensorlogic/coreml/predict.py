@@ -38,7 +38,7 @@ class Predictor:
                 self._runner = Runner(package.program, package.inputs, package.outputs)
             except (MissingOperations, FormatError) as error:
                 self._fault = type(error)(f"{package.path}: {error}")
-                warnings.warn(str(self._fault), stacklevel=5)
+                warnings.warn(str(self._fault), stacklevel=4)
 
     def predict(
         self, values: Mapping[str, Any], compute_units: str, device: str | None

@@ -17,7 +17,8 @@ from tensorlogic.coreml.constexpr import CONSTEXPR, decompress
 from tensorlogic.coreml.program import Argument, Block, Constant, Operation, Program, TensorType
 from tensorlogic.coreml.values import storage_of
 from tensorlogic.coreml.wire import Message
-from tensorlogic.formats.base import check_name
+from tensorlogic.errors import FormatError
+from tensorlogic.formats.base import check_name, fault
 
 NAMES = "tensorlogic.names"
 """The key of the user-defined metadata under which `save_model` keeps the names of tensors."""
@@ -167,7 +168,9 @@ def _compressed(message: Message, operation: Operation, made: dict[str, Operatio
         for _, value in _arguments(one):
             if isinstance(value, Constant):
                 nbytes += _bytes_of(value)
-            elif value in made and id(made[value]) not in seen:
+            elif value not in made:
+                raise fault(message.path, one.where, f"takes {value!r:.80}, which is no constant")
+            elif id(made[value]) not in seen:
                 seen.add(id(made[value]))
                 ahead.append(made[value])
     coding = "+".join(c for c in codings if c)
@@ -182,7 +185,13 @@ def _compressed(message: Message, operation: Operation, made: dict[str, Operatio
         return decompress(maker, value_of)[names.index(argument)]
 
     (name, kind), *_ = operation.outputs
-    load = lambda: decompress(operation, value_of)[0]  # noqa: E731
+
+    def load() -> NDArray[Any]:
+        try:
+            return decompress(operation, value_of)[0]
+        except FormatError as error:
+            raise fault(message.path, "", str(error)) from None
+
     return _weight(message, name, kind, nbytes, load, coding or None)
 
 

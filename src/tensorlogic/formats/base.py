@@ -99,6 +99,22 @@ def fault(path: Path, where: str, what: str) -> FormatError:
     return FormatError(f"{path}: {where}: {what}" if where else f"{path}: {what}")
 
 
+_IMPOSTORS = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run `git lfs pull`",
+    b"<!DOCTYPE": "a web page, not a model: the download has failed",
+    b"<!doctype": "a web page, not a model: the download has failed",
+    b"<html": "a web page, not a model: the download has failed",
+    b"PK\x03\x04": "a zip archive, but not one of a model",
+}
+
+
+def refuse_impostor(path: Path, head: bytes) -> None:
+    """Raises FormatError for a file whose beginning says that it is something else."""
+    for start, what in _IMPOSTORS.items():
+        if head.startswith(start):
+            raise FormatError(f"{path}: this is {what}")
+
+
 def check_name(path: Path, name: str) -> None:
     """A tensor's name is text that can be printed and saved: no control characters."""
     if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000 for c in name):
