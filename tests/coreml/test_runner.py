@@ -92,14 +92,29 @@ def test_devices_agree_and_are_kept(halves: Runner) -> None:
     np.testing.assert_array_equal(on_reference.numpy(), halves.predict({"x": x})["out"].numpy())
 
 
-def test_within_a_function_a_model_is_recorded_with_it(halves: Runner) -> None:
+@pytest.mark.parametrize("device", [None, "reference"])
+def test_within_a_function_a_model_is_recorded_with_it(
+    halves: Runner, device: str | None, tmp_path: Path
+) -> None:
+    options = {
+        "inputs": [ct.TensorType("x", (4, 12))],
+        "outputs": [ct.TensorType("out")],
+        "compute_precision": ct.precision.FLOAT32,
+    }
+    layer = runner(converted(torch.nn.Linear(12, 3), tmp_path, **options))
+
     @tl.function
-    def twice(x: Any) -> Any:
-        return halves.predict({"x": x})["out"] * 2
+    def both(x: Any) -> Any:
+        wide = tl.concat([halves.predict({"x": x})["out"]] * 2, 0)
+        return layer.predict({"x": wide})["out"] * 2
 
     x = normal(4, 6)
-    found = twice(tl.tensor(x, tl.float32)).numpy()
-    np.testing.assert_array_equal(found, halves.predict({"x": x})["out"].numpy() * 2)
+    rows = halves.predict({"x": x})["out"].numpy()
+    wanted = layer.predict({"x": np.concatenate([rows, rows])})["out"].numpy() * 2
+    for _ in range(2):
+        found = both(tl.tensor(x, tl.float32, device))
+        np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-5, atol=1e-6)
+    assert both.traces == 1
 
 
 def test_what_depends_on_values_is_recorded_at_each_call(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class Runner:
         classifier its label and a dict of probabilities."""
         tensors = bind(self._function, self._inputs, values, device)
         nodes = [t._node for t in tensors]
-        if self._anew or any(n.traced for n in nodes):
+        if self._anew:
             return _plain(self._outputs(tensors))
         key = tuple((n.shape, n.dtype, n.device) for n in nodes)
         if key not in self._graphs:

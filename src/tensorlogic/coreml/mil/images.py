@@ -258,27 +258,11 @@ def crop_resize(
     else [N, B, C, H, W]."""
     if boxes is not None:
         images = x if box_indices is None else x.take(like(box_indices, int32))
-        images = images[: boxes.shape[0]]
-        found = _cropped(
-            images,
-            as_float(wide(boxes)),
-            (target_height, target_width),
-            normalized_coordinates,
-            spatial_scale,
-            box_coordinate_mode,
-            sampling_mode,
-            pad_value,
-        )
-        return like(found, x.dtype)
-    if roi is None:
-        raise unsupported("crop_resize", "without roi or boxes")
-    count, batch = roi.shape[0], x.shape[0]
-    rows = as_float(wide(roi)).reshape(count, -1)
-    if rows.shape[1] == 5:
-        images, each = x.take(like(rows[:, 0], int32)), rows[:, 1:]
+        images, each = images[: boxes.shape[0]], as_float(wide(boxes))
+    elif roi is not None:
+        images, each = _regions(x, as_float(wide(roi)).reshape(roi.shape[0], -1))
     else:
-        images = x.unsqueeze(0).expand(count, *x.shape).reshape(count * batch, *x.shape[1:])
-        each = rows.unsqueeze(1).expand(count, batch, 4).reshape(count * batch, 4)
+        raise unsupported("crop_resize", "without roi or boxes")
     found = _cropped(
         images,
         each,
@@ -289,7 +273,17 @@ def crop_resize(
         sampling_mode,
         pad_value,
     )
-    return like(found, x.dtype).reshape(count, -1, *found.shape[1:])
+    result = like(found, x.dtype)
+    return result if roi is None else result.reshape(roi.shape[0], -1, *found.shape[1:])
+
+
+def _regions(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The image and the box of each pair of a row and an image that it is for."""
+    if rows.shape[1] == 5:
+        return x.take(like(rows[:, 0], int32)), rows[:, 1:]
+    count, batch = rows.shape[0], x.shape[0]
+    images = x.unsqueeze(0).expand(count, *x.shape).reshape(count * batch, *x.shape[1:])
+    return images, rows.unsqueeze(1).expand(count, batch, 4).reshape(count * batch, 4)
 
 
 def _cropped(
