@@ -14,6 +14,7 @@ from tensorlogic.coreml.constexpr import CONSTEXPR
 from tensorlogic.coreml.interpret import OWN
 from tensorlogic.coreml.mil import ROWS
 from tests.coreml import (  # noqa: F401
+    box_cases,
     built_cases,
     elementwise_cases,
     image_cases,

@@ -10,7 +10,14 @@ import pytest
 import torch
 
 import tensorlogic as tl
-from tensorlogic.coreml.program import Feature, Function, Program
+from tensorlogic.coreml.program import (
+    Block,
+    Feature,
+    Function,
+    Operation,
+    Program,
+    TensorType,
+)
 from tensorlogic.coreml.run import Runner
 from tests.coreml.programs import Array, converted, ct, mb, package, program, runner
 
@@ -179,8 +186,6 @@ def test_images_are_laid_out_as_the_program_has_them(colour: str) -> None:
 
 
 def _identity(feature: Feature, shape: tuple[int, ...]) -> Runner:
-    from tensorlogic.coreml.program import Block, Operation, TensorType
-
     kind = TensorType("fp32", shape)
     operation = Operation("identity", {"x": ("x",)}, (("out", kind),))
     function = Function((("x", kind),), "CoreML6", Block((), ("out",), (operation,)))
@@ -195,18 +200,17 @@ def test_enumerated_shapes() -> None:
         model.predict({"x": normal(2, 4)})
 
 
-def test_missing_operations_are_named_with_their_outputs(tmp_path: Path) -> None:
-    def build(x: Any, y: Any) -> Any:
-        found = mb.non_maximum_suppression(
-            boxes=x, scores=y, iou_threshold=0.5, score_threshold=0.1, max_boxes=3, name="kept"
-        )
-        return list(found)
-
-    built = program(build, {"x": normal(1, 5, 4), "y": normal(1, 5, 2)}, 16)
-    opened = package(built, 16, tmp_path)
-    wanted = r'does not run: non_maximum_suppression \(output "kept_0"\)'
+def test_missing_operations_are_named_with_their_outputs() -> None:
+    kind = TensorType("fp32", (2,))
+    steps = (
+        Operation("relu", {"x": ("x",)}, (("y", kind),)),
+        Operation("read_state", {"input": ("x",)}, (("kept", kind),)),
+        Operation("fly", {"x": ("y",)}, (("out", kind),)),
+    )
+    function = Function((("x", kind),), "CoreML8", Block((), ("out",), steps))
+    wanted = r'does not run: read_state \(output "kept"\), fly \(output "out"\)$'
     with pytest.raises(tl.MissingOperations, match=wanted):
-        runner(opened)
+        Runner(Program(1, {"main": function}), (), ())
 
 
 def test_loops_are_unrolled_and_fill_lists(tmp_path: Path) -> None:
@@ -264,8 +268,6 @@ def test_an_error_says_which_operation_it_is_of(tmp_path: Path) -> None:
 
 
 def test_inputs_of_no_known_name_are_refused() -> None:
-    from tensorlogic.coreml.program import Block, Operation, TensorType
-
     kind = TensorType("fp32", (2,))
     for given, fault in (
         ({"x": ("x",), "z": ("x",)}, "has an input 'z'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tensorlogic.coreml.mil import (
     activations,
     arrange,
+    boxes,
     chance,
     elementwise,
     images,
@@ -27,6 +28,7 @@ __all__ = [
     "Row",
     "activations",
     "arrange",
+    "boxes",
     "chance",
     "elementwise",
     "images",
