@@ -426,3 +426,30 @@ def test_compressed_weights_whose_arguments_do_not_fit(tmp_path: Path) -> None:
     ):
         with pytest.raises(FormatError, match=rf"x\.mlpackage.*'constexpr_lut.*{expected}"):
             value(folder())
+
+
+@pytest.mark.filterwarnings("ignore")  # of operations whose names have changed
+def test_any_changed_byte_opens_or_is_a_format_error(tmp_path: Path) -> None:
+    """One byte, or the end, of the message and of the weight file; weights that are there load."""
+    folder = Package().write(tmp_path / "x.mlpackage")
+    opened, faults = 0, set()
+    for name in (MODEL, BLOB):
+        path = folder / name
+        whole = path.read_bytes()
+        for at in range(len(whole)):
+            changed = bytes([whole[at] ^ (0xFF, 0x01, 0x80, 0x10)[at % 4]])
+            both = (whole[:at] + changed + whole[at + 1 :], whole[:at])
+            for data in both[: 1 if at % 4 else 2]:
+                path.write_bytes(data)
+                try:
+                    parsed = formats.read(folder)
+                except FormatError as error:
+                    faults.add(str(error))
+                    continue
+                opened += 1
+                for entry in parsed.entries.values():
+                    assert entry.view().size == entry.view().nbytes
+        path.write_bytes(whole)
+    assert opened > 100
+    assert len(faults) > 100
+    assert [f for f in faults if str(folder) not in f] == []
