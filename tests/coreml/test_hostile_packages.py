@@ -109,6 +109,18 @@ def nested_blocks(depth: int) -> Change:
     return change
 
 
+def constexpr_chain(length: int) -> Change:
+    """Each weight is decompressed from the one before."""
+
+    def change(p: Package) -> None:
+        kind = tensor_type(FP32, 3)
+        for k in range(length):
+            before = f"c{k - 1}" if k else "b"
+            p.operations[f"c{k}"] = operation("constexpr_cast", f"c{k}", kind, source_val=before)
+
+    return change
+
+
 _FLOATS = tensor_type(FP32, 3)
 _INTS = tensor_type(INT32, 2)
 _DEEP = b'{"a":' * 100_000
@@ -245,6 +257,14 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         ("function 'main' occurs twice",),
     ),
     "program of version 2": (put(program=[(1, 2)]), ("claims version 2",)),
+    "a weight decompressed through 10,000 others": (
+        constexpr_chain(10_000),
+        ("op 'constexpr_cast' of 'c31'", "takes more than 32 constants"),
+    ),
+    "a weight decompressed from an input": (
+        op("c", operation("constexpr_cast", "c", tensor_type(FP32, 3), source_val="x")),
+        ("op 'constexpr_cast' of 'c'", "takes 'x', which is no constant"),
+    ),
     "blocks nested 30 deep": (nested_blocks(30), ("blocks are nested more than 16 deep",)),
     "types nested 200 deep": (
         put(inputs=[(1, named("x", nested_types(200)))]),
