@@ -122,6 +122,8 @@ def test_model(name: str, tmp_path: Path) -> None:
     used = {o.op for o in opened.program.functions["main"].block.operations}
     assert bool(model.compress) == any(op.startswith("constexpr_") for op in used)
     (found,) = runner(opened).predict({"x": x}).values()
+    for device in ("metal", "cuda"):
+        assert found.explain("source", device=device)
     with torch.no_grad():
         wanted = module(torch.from_numpy(x)).numpy()
     close(found.numpy().astype(np.float32), wanted, model.loose)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from tensorlogic.coreml.constexpr import CONSTEXPR
+from tensorlogic.coreml.interpret import OWN
 from tensorlogic.coreml.mil import ROWS
 from tests.coreml import (  # noqa: F401
     built_cases,
@@ -85,6 +87,17 @@ def test_every_operation_has_a_case() -> None:
     """But for random numbers, which are in test_random.py, and lists, in test_runner.py."""
     others = {n for n, row in ROWS.items() if row.fresh or "list" in n.split("_")}
     assert (set(ROWS) | CONSTEXPR) - {c.op for c in CASES} == others
+
+
+def test_the_document_lists_what_runs() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "design" / "coreml.md").read_text()
+    table = text[text.index("## Operations") : text.index("Missing:")]
+    listed = set()
+    for line in table.splitlines():
+        prefix = "constexpr_" if line.startswith("| weights") else ""
+        cells = line.split("|")
+        listed |= {prefix + name for name in re.findall(r"`(\w+)`", cells[2] if cells[2:] else "")}
+    assert listed == set(ROWS) | set(OWN) | CONSTEXPR
 
 
 def test_the_comparison_rejects_what_is_wrong() -> None:

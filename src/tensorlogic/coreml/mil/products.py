@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tensorlogic.coreml.mil.table import Tensors, row
+from tensorlogic.coreml.mil.table import Bias, Tensors, row
 from tensorlogic.functions import FUNCTIONS
 from tensorlogic.tensor import Tensor
 
 
 @row()
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Bias = None) -> Tensor:
     if x.dtype.kind == "int":
         product = matmul(x, weight.transpose())
         return product if bias is None else product + bias

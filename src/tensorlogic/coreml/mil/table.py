@@ -27,6 +27,8 @@ Tensors = list[Tensor]
 Sizes = list[int]
 Operand = Tensor | float
 """A tensor, or the number that a known value of no axes is."""
+Bias = Tensor | None
+"""What is added, None for zeros: coremltools writes them where a layer has no bias."""
 Places = Tensor | Array
 """Indices: an array where they are known."""
 
@@ -69,6 +71,11 @@ def _places(value: Value) -> Places:
     return value.array if isinstance(value, Known) else _tensor(value)
 
 
+def _bias(value: Value) -> Bias:
+    zero = isinstance(value, Known) and not value.array.any()
+    return None if zero else _tensor(value)
+
+
 def _operand(value: Value) -> Operand:
     if isinstance(value, Known) and not value.array.ndim:
         number: float = value.array.item()
@@ -79,6 +86,7 @@ def _operand(value: Value) -> Operand:
 _ONE: dict[str, Callable[[Value], Any]] = {
     "Tensor": _tensor,
     "Operand": _operand,
+    "Bias": _bias,
     "Places": _places,
     "Ints": _ints,
     "int": lambda value: int(_number(value)),
@@ -97,7 +105,7 @@ READERS: dict[str, Callable[[tuple[Value, ...]], Any]] = {
 }
 """How an input is read, by the annotation of its parameter; Tensors and Sizes take
 several, Any is what is kept as it is."""
-_COMPUTED = ("Tensor", "Tensors", "Operand", "Places")
+_COMPUTED = ("Tensor", "Tensors", "Operand", "Bias", "Places")
 """Annotations of inputs that may depend on the inputs of a call."""
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tensorlogic import ops, record
-from tensorlogic.coreml.mil.table import Ints, row, unsupported
+from tensorlogic.coreml.mil.table import Bias, Ints, row, unsupported
 from tensorlogic.coreml.mil.values import Array, like, wide
 from tensorlogic.creation import from_numpy
 from tensorlogic.functions.windows import Slide, windows_of
@@ -48,7 +48,7 @@ def sides_of(
 def conv(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None = None,
+    bias: Bias = None,
     strides: Ints | None = None,
     pad_type: str = "valid",
     pad: Ints | None = None,
@@ -86,7 +86,7 @@ def _deep(flat: Tensor, batch: int) -> Tensor:
 def conv_transpose(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None = None,
+    bias: Bias = None,
     pad: Ints | None = None,
     output_shape: Ints | None = None,
     pad_type: str = "valid",
