@@ -24,6 +24,8 @@ NAMES = "tensorlogic.names"
 """The key of the user-defined metadata under which `save_model` keeps the names of tensors."""
 SETTINGS = 16
 """A const of at most so many integers or flags is a setting of an operation, such as its axes."""
+MAX_CHAIN = 32
+"""Operations and consts that a compressed weight is made of; real ones take up to three of each."""
 
 
 class _File(NamedTuple):
@@ -173,6 +175,8 @@ def _compressed(message: Message, operation: Operation, made: dict[str, Operatio
             elif id(made[value]) not in seen:
                 seen.add(id(made[value]))
                 ahead.append(made[value])
+            if len(seen) > MAX_CHAIN:
+                raise fault(message.path, operation.where, f"takes more than {MAX_CHAIN} constants")
     coding = "+".join(c for c in codings if c)
 
     def value_of(argument: Argument) -> Any:

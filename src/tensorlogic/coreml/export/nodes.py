@@ -29,7 +29,6 @@ def emit_node(e: Emitter, node: Node) -> Any:
 
 _WHY_NOT = {
     "random": "it draws no numbers from a seed",
-    "update": "a tensor that is replaced in place is a state, which is not exported yet",
 }
 
 
@@ -355,9 +354,8 @@ def _matmul(e: Emitter, node: Node) -> Any:
 def _attention(e: Emitter, node: Node) -> Any:
     """softmax(q @ k.T * scale + mask) @ v, keys and values repeated for groups of heads."""
     causal, has_length, has_mask = node.attrs
-    if has_length:
-        raise NotSaid("a length that is known at the call only belongs to a cache, a state")
-    q, k, v, scale = node.args[:4]
+    q, k, v, scale, *more = node.args
+    length = more[0] if has_length else None
     mask = node.args[-1] if has_mask else None
     repeat = q.shape[-3] // k.shape[-3]
     dtype = node.dtype
@@ -367,18 +365,48 @@ def _attention(e: Emitter, node: Node) -> Any:
     low = e.number(LOWEST, dtype)
     t, s = scores.shape[-2:]
     seen = None
-    if causal:
+    if length is not None:
+        seen = _within(e, length, t, s, causal)
+        scores = e.mb.select(cond=seen, a=scores, b=low)
+    elif causal:
         allowed = np.arange(s)[None, :] <= np.arange(t)[:, None] + (s - t)
         scores = e.mb.select(cond=allowed, a=scores, b=low)
     if mask is not None and mask.dtype is bool_:
-        seen = e.var(mask)
-        scores = e.mb.select(cond=seen, a=scores, b=low)
+        kept = e.var(mask)
+        scores = e.mb.select(cond=kept, a=scores, b=low)
+        seen = kept if seen is None else e.mb.logical_and(x=kept, y=seen)
     elif mask is not None:
         scores = e.mb.maximum(x=e.mb.add(x=scores, y=e.var(mask, dtype)), y=low)
     weights = e.mb.softmax(x=scores, axis=-1)
     if seen is not None:  # a row with nothing to see gives zeros
         weights = e.mb.select(cond=seen, a=weights, b=e.number(0, dtype))
     return e.mb.matmul(x=weights, y=values)
+
+
+def _within(e: Emitter, length: Node, t: int, s: int, causal: bool) -> Any:
+    """Which of the first `length` keys each query sees."""
+    until = _as_var(e, _argument(e, length, int32))
+    keys = np.arange(s, dtype=np.int32)[None, :]
+    if not causal:
+        return e.mb.less(x=e.mb.const(val=np.repeat(keys, t, 0)), y=until)
+    before = keys - np.arange(t, dtype=np.int32)[:, None]
+    return e.mb.less_equal(x=e.mb.const(val=before), y=e.mb.sub(x=until, y=np.int32(t)))
+
+
+def _update(e: Emitter, node: Node) -> Any:
+    """A copy in which entries of one axis come from `new`, where their index is within it."""
+    x, at, new = node.args
+    (axis,) = node.attrs
+    count, size = new.shape[axis], x.shape[axis]
+    places = e.mb.const(val=np.arange(size, dtype=np.int32))
+    index = e.mb.sub(x=places, y=_argument(e, at, int32))
+    inside = e.mb.logical_and(
+        x=e.mb.greater_equal(x=index, y=np.int32(0)), y=e.mb.less(x=index, y=np.int32(count))
+    )
+    nearest = e.mb.minimum(x=e.mb.maximum(x=index, y=np.int32(0)), y=np.int32(count - 1))
+    shape = [size if a == axis else 1 for a in range(len(x.shape))]
+    given = e.mb.gather(x=e.var(new), indices=nearest, axis=axis)
+    return e.mb.select(cond=e.reshape(inside, tuple(shape)), a=given, b=e.var(x))
 
 
 def _repeated(e: Emitter, node: Node, repeat: int, dtype: DType) -> Any:
@@ -410,4 +438,5 @@ _KINDS: dict[str, Emit] = {
     "argsort": _argsort,
     "matmul": _matmul,
     "attention": _attention,
+    "update": _update,
 }
