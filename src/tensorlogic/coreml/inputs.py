@@ -94,25 +94,34 @@ def _planes(feature: Feature, array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _check_shape(feature: Feature, kind: TensorType, shape: tuple[int, ...]) -> None:
-    """Against the program's type and, where sizes are flexible, the model's description."""
-    fits = "..." in kind.shape or (
-        len(shape) == len(kind.shape)
-        and all(not isinstance(n, int) or n == m for n, m in zip(kind.shape, shape, strict=True))
+    if not _fits(feature, kind, shape):
+        taken = f"the model takes [{_taken(feature, kind)}]"
+        raise ShapeError(f"input {feature.name!r} has shape {shape_text(shape)}; {taken}")
+
+
+def _fits(feature: Feature, kind: TensorType, shape: tuple[int, ...]) -> bool:
+    """By the program's type and, where sizes are flexible, the model's description."""
+    if "..." not in kind.shape and len(shape) != len(kind.shape):
+        return False
+    if any(isinstance(n, int) and n != m for n, m in zip(kind.shape, shape, strict=False)):
+        return False
+    if feature.kind != "multiArray":
+        return True
+    if feature.enumerated:
+        return shape in feature.enumerated
+    ranges = feature.ranges or ()
+    return len(ranges) in (0, len(shape)) and all(
+        low <= n and (high == -1 or n <= high)
+        for n, (low, high) in zip(shape, ranges, strict=False)
     )
-    takes = ", ".join(str(n) if isinstance(n, int) else "any" for n in kind.shape)
+
+
+def _taken(feature: Feature, kind: TensorType) -> str:
     if feature.kind == "multiArray" and feature.enumerated:
-        fits = fits and shape in feature.enumerated
-        takes = "] or [".join(", ".join(map(str, s)) for s in feature.enumerated)
-    elif feature.kind == "multiArray" and feature.ranges and len(feature.ranges) == len(shape):
-        fits = fits and all(
-            low <= n and (high == -1 or n <= high)
-            for n, (low, high) in zip(shape, feature.ranges, strict=True)
-        )
-        takes = ", ".join(_range_text(low, high) for low, high in feature.ranges)
-    if not fits:
-        raise ShapeError(
-            f"input {feature.name!r} has shape {shape_text(shape)}; the model takes [{takes}]"
-        )
+        return "] or [".join(", ".join(map(str, s)) for s in feature.enumerated)
+    if feature.kind == "multiArray" and feature.ranges:
+        return ", ".join(_range_text(low, high) for low, high in feature.ranges)
+    return ", ".join(str(n) if isinstance(n, int) else "any" for n in kind.shape)
 
 
 def _range_text(low: int, high: int) -> str:

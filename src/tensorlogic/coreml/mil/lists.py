@@ -26,6 +26,12 @@ class List:
         return value
 
 
+def _list(op: str, value: Any) -> List:
+    if not isinstance(value, List):
+        raise unsupported(op, f"a list was expected, not {type(value).__name__.lower()}")
+    return value
+
+
 @row()
 def make_list(
     elem_shape: Any,
@@ -38,32 +44,33 @@ def make_list(
 
 @row()
 def list_length(ls: Any) -> Array:
-    return np.array(len(ls.entries), np.int32)
+    return np.array(len(_list("list_length", ls).entries), np.int32)
 
 
 @row()
 def list_write(ls: Any, index: int, value: Any) -> List:
-    entries = [*ls.entries, *[None] * (index + 1 - len(ls.entries))]
+    old = _list("list_write", ls).entries
+    entries = [*old, *[None] * (index + 1 - len(old))]
     entries[index] = value
     return List(tuple(entries))
 
 
 @row()
 def list_read(ls: Any, index: int) -> Value:
-    entry: Value = ls.entry(index)
-    return entry
+    return _list("list_read", ls).entry(index)
 
 
 @row()
 def list_gather(ls: Any, indices: Ints) -> Tensor:
-    tensors = READERS["Tensors"](tuple(ls.entry(i) for i in indices))
+    tensors = READERS["Tensors"](tuple(_list("list_gather", ls).entry(i) for i in indices))
     stacked: Tensor = FUNCTIONS["stack"](tensors, 0)
     return stacked
 
 
 @row()
 def list_scatter(ls: Any, indices: Ints, value: Tensor) -> List:
-    entries = [*ls.entries, *[None] * (max(indices, default=-1) + 1 - len(ls.entries))]
+    old = _list("list_scatter", ls).entries
+    entries = [*old, *[None] * (max(indices, default=-1) + 1 - len(old))]
     for place, i in enumerate(indices):
         entries[i] = value[place]
     return List(tuple(entries))
