@@ -25,8 +25,8 @@ _HOME = {
     ),
     "tensorlogic.errors": (
         "TensorLogicError ShapeError DTypeError DeviceError RangeError IndexRangeError TraceError "
-        "ConsumedError FormatError TensorNotFoundError LanguageError LanguageSyntaxError "
-        "LanguageRuntimeError"
+        "ConsumedError FormatError MissingOperations TensorNotFoundError LanguageError "
+        "LanguageSyntaxError LanguageRuntimeError"
     ),
     "tensorlogic.dims": "Dim TensorType dims",
     "tensorlogic.settings": "precision",

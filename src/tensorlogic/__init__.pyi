@@ -36,6 +36,7 @@ from tensorlogic.errors import IndexRangeError as IndexRangeError
 from tensorlogic.errors import LanguageError as LanguageError
 from tensorlogic.errors import LanguageRuntimeError as LanguageRuntimeError
 from tensorlogic.errors import LanguageSyntaxError as LanguageSyntaxError
+from tensorlogic.errors import MissingOperations as MissingOperations
 from tensorlogic.errors import RangeError as RangeError
 from tensorlogic.errors import ShapeError as ShapeError
 from tensorlogic.errors import TensorLogicError as TensorLogicError

@@ -9,6 +9,7 @@ TensorLogicError
 ├── TraceError              (TypeError)      a traced value was asked for its number
 ├── ConsumedError           (RuntimeError)   a tensor was used after `update` had consumed it
 ├── FormatError             (ValueError)     a file that is damaged, hostile or of an unknown format
+├── MissingOperations       (NotImplementedError)  a program of operations that do not run
 ├── TensorNotFoundError     (KeyError)       a model has no tensor of that name
 └── LanguageError           (Exception)      a fault in a text program, with file, line and column
     ├── LanguageSyntaxError (SyntaxError)
@@ -54,6 +55,10 @@ class ConsumedError(TensorLogicError, RuntimeError):
 
 class FormatError(TensorLogicError, ValueError):
     """A file that is damaged, hostile or of a format that is not supported."""
+
+
+class MissingOperations(TensorLogicError, NotImplementedError):
+    """A Core ML program has operations that tensorlogic does not run."""
 
 
 class TensorNotFoundError(TensorLogicError, KeyError):

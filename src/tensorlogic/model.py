@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensorlogic import formats
+from tensorlogic.coreml.predict import Predictor
+from tensorlogic.coreml.program import Feature
 from tensorlogic.creation import from_numpy, from_storage
 from tensorlogic.dtypes import DTYPES, FLOAT16_MAX
 from tensorlogic.errors import DTypeError, FormatError, TensorNotFoundError
 from tensorlogic.formats import safetensors
-from tensorlogic.formats.base import Entry, Parsed
+from tensorlogic.formats.base import Parsed, Stored
 from tensorlogic.gate import check_on_overflow
 from tensorlogic.quants import QUANTS, dequantize
 from tensorlogic.tensor import Tensor
@@ -32,8 +34,8 @@ _CHUNK = 1 << 20
 class Metadata(Mapping[str, Any]):
     """What a file says about its model: a mapping of its own keys, and three facts.
 
-    format: "SafeTensors" or "GGUF", None for tensors that were never in a file. quantization: such
-    as "Q4_1", or None. architecture: such as "llama", or None.
+    format: "SafeTensors", "GGUF" or "CoreML", None for tensors that were never in a file.
+    quantization: such as "Q4_1" or "lut4", or None. architecture: such as "llama", or None.
     """
 
     def __init__(
@@ -68,6 +70,8 @@ class Metadata(Mapping[str, Any]):
 class Model(Mapping[str, Tensor]):
     """Tensors by name. `Model({...})` takes tensors and arrays; `load_model` opens a file.
 
+    A Core ML model has `inputs` and `outputs` too, and runs (`predict`).
+
     >>> import tensorlogic as tl
     >>> model = tl.Model({"w": tl.ones([2, 3]), "b": tl.zeros([3])})
     >>> model.names(), model["b"].shape
@@ -77,8 +81,9 @@ class Model(Mapping[str, Tensor]):
     def __init__(self, tensors: Mapping[str, Any]):
         self.metadata = Metadata({})
         self._source = "the model"
-        self._entries: dict[str, Entry] = {}
+        self._entries: Mapping[str, Stored] = {}
         self._on_overflow = "raise"
+        self._predictor: Predictor | None = None
         self._tensors: dict[str, Tensor] = {}
         for name, value in tensors.items():
             if not isinstance(name, str):
@@ -96,7 +101,43 @@ class Model(Mapping[str, Tensor]):
         model._entries = parsed.entries
         model._on_overflow = check_on_overflow(on_overflow)
         model._names = list(parsed.entries)
+        if parsed.package is not None:
+            model._predictor = Predictor(parsed.package)
         return model
+
+    @property
+    def inputs(self) -> tuple[Feature, ...]:
+        """What a Core ML model takes: name, kind, dtype and shape of each input."""
+        return self._predictor.package.inputs if self._predictor else ()
+
+    @property
+    def outputs(self) -> tuple[Feature, ...]:
+        """What a Core ML model gives: name, kind, dtype and shape of each output."""
+        return self._predictor.package.outputs if self._predictor else ()
+
+    def predict(
+        self,
+        values: Mapping[str, Any] | None = None,
+        compute_units: str = "all",
+        device: str | None = None,
+        **named: Any,
+    ) -> dict[str, Any]:
+        """Run a Core ML model: arrays or tensors by the name of the input, in a dict or as keyword
+        arguments, to tensors by the name of the output (labels and probabilities of a classifier
+        are a value and a dict).
+
+        On macOS, Apple's runtime runs it (extra `coreml`); compute_units: "all", "cpu_and_ne",
+        "cpu_and_gpu" or "cpu_only" say where. Elsewhere, and wherever a device is named ("cpu",
+        "metal", "cuda"), its operations are computed by tensorlogic. Raises TypeError for a model
+        that is no program, ShapeError or DTypeError for values that do not fit its inputs.
+        """
+        if self._predictor is None:
+            raise TypeError(
+                f"predict: {self._source} holds tensors and no program; a Core ML model has one"
+            )
+        if values is None or named:
+            values = {**(values or {}), **named}
+        return self._predictor.predict(values, compute_units, device)
 
     def get_tensor(self, name: str) -> Tensor:
         """The tensor of that name; the same object each time.
@@ -225,7 +266,7 @@ class Model(Mapping[str, Tensor]):
 
 
 def load_model(path: str | os.PathLike[str], on_overflow: str = "raise") -> Model:
-    """Opens a SafeTensors or GGUF file, or a folder of shards, by its content. Maps, does not read.
+    """Opens a SafeTensors, GGUF or Core ML file or folder by its content. Maps, does not read.
 
     on_overflow: what becomes of F32, F64 and BF16 values beyond ±65504 on their way to float16:
     "raise" (a RangeError when they are used), "saturate", "inf", or "float32" (such a tensor stays
@@ -241,17 +282,24 @@ def load_model(path: str | os.PathLike[str], on_overflow: str = "raise") -> Mode
 
 
 def save_model(
-    model: Mapping[str, Any],
+    model: Mapping[str, Any] | Callable[..., Any],
     path: str | os.PathLike[str],
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[str], object] | None = None,
+    inputs: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the tensors of a model, or of a mapping, as a SafeTensors file, all or nothing.
+    """Writes the tensors of a model, or of a mapping, as a SafeTensors file, all or nothing; or a
+    function as a Core ML package.
 
     Storage dtypes are saved as they are, byte for byte; quantized tensors as float16. The file
     replaces `path` when it is complete, so that a model may be saved over its own file. metadata
     defaults to what the model's SafeTensors file had, else to {"format": "pt"}. progress: called
     with the name of each tensor when its turn to be written has come.
+
+    A path that ends in .mlpackage takes a function, which is traced for `inputs`, such as
+    `{"x": tl.float16[1, 64]}`, and written with the tensors that it uses (extra `coreml`).
+    metadata: "author", "license", "version", "short_description", and keys of your own. Raises
+    FormatError for an op that a Core ML program can't say.
 
     >>> import tempfile, tensorlogic as tl
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -259,14 +307,15 @@ def save_model(
     ...     tl.load_model(f"{folder}/w.safetensors")["w"].shape
     (2, 3)
     """
+    target = Path(path)
+    if target.suffix == ".mlpackage":
+        return _save_program(model, target, inputs, metadata)
     if not isinstance(model, Mapping):
         raise TypeError(
             f"save_model takes a model, or a mapping such as {{'weight': x}}, and a path; "
             f"the first argument is of type {type(model).__name__}"
         )
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "no such folder", str(target.parent))
+    _check_folder(target)
     if target.suffix != ".safetensors":
         raise FormatError(f"{target}: models are saved as .safetensors, not as {target.suffix!r}")
     source = model if isinstance(model, Model) else Model(model)
@@ -276,6 +325,29 @@ def save_model(
             metadata = {k: v for k, v in source.metadata.items() if isinstance(v, str)}
     records = (_record(source, name, progress) for name in source.names())
     safetensors.write(target, records, metadata)
+
+
+def _check_folder(target: Path) -> None:
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(target.parent))
+
+
+def _save_program(
+    fn: Any, target: Path, inputs: Mapping[str, Any] | None, metadata: Mapping[str, str] | None
+) -> None:
+    from tensorlogic.coreml.export.save import save_package
+
+    if isinstance(fn, Mapping) or not callable(fn):
+        raise TypeError(
+            "save_model: a Core ML package holds a program: give the function that computes with "
+            f"the tensors, and inputs={{'x': tl.float16[1, 64]}}, not {type(fn).__name__}"
+        )
+    if not isinstance(inputs, Mapping):
+        raise TypeError(
+            "save_model: inputs= says what the function takes, such as {'x': tl.float16[1, 64]}"
+        )
+    _check_folder(target)
+    save_package(fn, target, inputs, metadata or {})
 
 
 def _record(
@@ -312,7 +384,7 @@ def _candidates(name: str, names: list[str]) -> list[str]:
     return shared[:1000]
 
 
-def _chunks(entry: Entry) -> Iterator[NDArray[Any]]:
+def _chunks(entry: Stored) -> Iterator[NDArray[Any]]:
     """The values of a tensor of a file, some at a time."""
     data = entry.view()
     quant = QUANTS.get(entry.storage)

@@ -14,6 +14,7 @@ from tensorlogic.devices import base
 from tensorlogic.functions import FUNCTIONS, METHODS
 from tensorlogic.ops import OPS
 from tensorlogic.testing.tiny import write_gguf, write_safetensors
+from tests.coreml.builders import Package
 from tests.docs.blocks import Runner, missing_links, read_blocks
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,7 @@ def test_code_blocks(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     models.mkdir(parents=True)
     write_safetensors(models / "model.safetensors")
     write_gguf(models / "llama-7b-q4.gguf")
+    Package().write(models / "model.mlpackage")
     if (ROOT / "examples").is_dir():
         (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)

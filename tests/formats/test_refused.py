@@ -1,4 +1,4 @@
-"""Files that are not read: pickles, CoreML, and what is no model at all."""
+"""Files that are not read: pickles, and what is no model at all."""
 
 from __future__ import annotations
 
@@ -58,16 +58,6 @@ def test_a_folder_with_a_pickle(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"torch\.load"):
         tensorlogic.formats.read(tmp_path)
     assert path.exists()
-
-
-def test_coreml_is_not_read_yet(tmp_path: Path) -> None:
-    package = tmp_path / "x.mlpackage"
-    package.mkdir()
-    (package / "Manifest.json").write_text("{}")
-    assert "CoreML models are not read yet" in message(package)
-    single = tmp_path / "x.mlmodel"
-    single.write_bytes(b"\x08\x04\x12\x07abcdefg")
-    assert "CoreML models are not read yet" in message(single)
 
 
 @pytest.mark.parametrize(

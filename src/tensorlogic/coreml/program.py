@@ -34,7 +34,22 @@ class ListType:
     length: Size
 
 
-ValueType = TensorType | ListType
+@dataclass(frozen=True)
+class DictionaryType:
+    """What `classify` gives: a value for each label."""
+
+    key: ValueType
+    value: ValueType
+
+
+@dataclass(frozen=True)
+class StateType:
+    """A value that is kept from call to call."""
+
+    wrapped: ValueType
+
+
+ValueType = TensorType | ListType | DictionaryType | StateType
 
 
 @dataclass(frozen=True)
@@ -42,11 +57,13 @@ class Constant:
     """A value that the program holds; `load` gives it as an array (of 0 axes for a scalar), as str,
     or as a tuple of these.
 
-    Weights are views of the package's blob file; types narrower than a byte have one byte each.
+    Weights are views of the package's blob file (`stored`); types narrower than a byte have one
+    byte each.
     """
 
     type: ValueType
     load: Callable[[], NDArray[np.generic] | str | tuple[Any, ...]]
+    stored: bool = False
 
 
 Argument = str | Constant
@@ -101,6 +118,18 @@ class Feature:
     optional: bool = False
     colour: str | None = None
     description: str = ""
+
+    def __str__(self) -> str:
+        """Such as `frames: float32 [1 to 4096, 1024]`."""
+        sizes = [str(n) for n in self.shape]
+        for axis, (low, high) in enumerate(self.ranges or ()):
+            if low != high:
+                sizes[axis : axis + 1] = [f"{low} to {high}" if high >= 0 else f"{low} on"]
+        kind = self.dtype or " ".join(k for k in (self.colour, self.kind) if k)
+        shapes = [f"[{', '.join(sizes)}]"] if sizes else []
+        if self.enumerated:
+            shapes = [str(list(shape)) for shape in self.enumerated]
+        return f"{self.name}: {kind} {' or '.join(shapes)}".rstrip()
 
 
 @dataclass(frozen=True)

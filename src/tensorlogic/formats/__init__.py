@@ -7,7 +7,7 @@ from typing import Protocol
 
 from tensorlogic.errors import FormatError
 from tensorlogic.formats import checkpoint, coreml, gguf, pickles, safetensors
-from tensorlogic.formats.base import Parsed
+from tensorlogic.formats.base import Parsed, refuse_impostor
 
 
 class Format(Protocol):
@@ -26,13 +26,6 @@ FORMATS: tuple[Format, ...] = (gguf, pickles, coreml, checkpoint, safetensors)
 """In the order in which they are asked; the first that recognises a file reads it."""
 
 _HEAD = 1024
-_IMPOSTORS = {
-    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run `git lfs pull`",
-    b"<!DOCTYPE": "a web page, not a model: the download has failed",
-    b"<!doctype": "a web page, not a model: the download has failed",
-    b"<html": "a web page, not a model: the download has failed",
-    b"PK\x03\x04": "a zip archive, but not one of a model",
-}
 
 
 def read(path: Path) -> Parsed:
@@ -46,13 +39,12 @@ def read(path: Path) -> Parsed:
             head = file.read(_HEAD)
         if not head:
             raise FormatError(f"{path}: the file is empty")
-    for start, what in _IMPOSTORS.items():
-        if head.startswith(start) and not pickles.sniff(head, path):
-            raise FormatError(f"{path}: this is {what}")
+    if not pickles.sniff(head, path):
+        refuse_impostor(path, head)
     for one in FORMATS:
         if one.sniff(head, path):
             return one.read(path)
     raise FormatError(
         f"{path}: unknown format: it begins with {head[:8]!r}; "
-        "SafeTensors and GGUF files are read, whatever their suffix"
+        "SafeTensors, GGUF and Core ML files are read, whatever their suffix"
     )

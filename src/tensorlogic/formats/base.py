@@ -9,13 +9,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from tensorlogic.errors import FormatError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from tensorlogic.coreml.package import Package
 
 MAX_RANK = 32
 """NumPy 1 has no arrays of more axes."""
@@ -58,21 +60,59 @@ class Entry:
         return self.file.view(self.start, self.nbytes)
 
 
+class HasPath(Protocol):
+    @property
+    def path(self) -> Path: ...
+
+
+class Stored(Protocol):
+    """One tensor of a file as a model sees it: an `Entry`, or values that are decoded first."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def storage(self) -> str: ...
+    @property
+    def file(self) -> HasPath: ...
+    @property
+    def nbytes(self) -> int: ...
+    def view(self) -> NDArray[np.uint8]: ...
+
+
 @dataclass(frozen=True)
 class Parsed:
-    """What a file says once everything in it has been checked."""
+    """What a file says once everything in it has been checked. `package` is what can be run."""
 
     path: Path
     format: str
-    entries: dict[str, Entry]
+    entries: Mapping[str, Stored]
     metadata: Mapping[str, Any]
     architecture: str | None = None
     quantization: str | None = None
+    package: Package | None = None
 
 
 def fault(path: Path, where: str, what: str) -> FormatError:
     """The error for a fault in a file: where in the file, what is claimed and what is there."""
     return FormatError(f"{path}: {where}: {what}" if where else f"{path}: {what}")
+
+
+_IMPOSTORS = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run `git lfs pull`",
+    b"<!DOCTYPE": "a web page, not a model: the download has failed",
+    b"<!doctype": "a web page, not a model: the download has failed",
+    b"<html": "a web page, not a model: the download has failed",
+    b"PK\x03\x04": "a zip archive, but not one of a model",
+}
+
+
+def refuse_impostor(path: Path, head: bytes) -> None:
+    """Raises FormatError for a file whose beginning says that it is something else."""
+    for start, what in _IMPOSTORS.items():
+        if head.startswith(start):
+            raise FormatError(f"{path}: this is {what}")
 
 
 def check_name(path: Path, name: str) -> None:

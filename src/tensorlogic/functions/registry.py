@@ -18,6 +18,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {}
 """Every public function by name."""
 METHODS: list[str] = []
 """Names of the functions that are methods of Tensor too."""
+OBSERVERS: list[Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any], None]] = []
+"""Called with each public function, its arguments and its result: an export that has a name for
+`softmax` writes that and not what it is composed of."""
 
 
 def function(fn: F) -> F:
@@ -35,7 +38,10 @@ def function(fn: F) -> F:
             if here in known:
                 hint = f"it is `{here}=` here"
             raise TypeError(f"{fn.__name__}() has no keyword argument `{name}`: {hint}")
-        return fn(*args, **keywords)
+        result = fn(*args, **keywords)
+        for observe in OBSERVERS:
+            observe(fn, args, keywords, result)
+        return result
 
     FUNCTIONS[fn.__name__] = exported
     return cast(F, exported)

