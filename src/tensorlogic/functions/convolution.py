@@ -1,6 +1,6 @@
 """Convolutions and their transposes, by PyTorch's formulas.
 
-A convolution is the matrix product of the weights and the windows of x, laid out as a matrix.
+A convolution is the matrix product of the weights and the windows of x, which are a view.
 """
 
 from __future__ import annotations
