@@ -39,6 +39,8 @@ from tensorlogic.kernels.ir import (
 
 _ALIGN = 64
 _MASKED = 16  # lanes from which on the processor has masked loads and stores of any type
+
+
 class Emitter(Values):
     """Writes statements of the IR into a function.
 
