@@ -138,16 +138,16 @@ TYPES = ("Q4_0", "Q4_K", "Q6_K", "Q8_0")
 def _calls(group: str) -> list[Row]:
     rows = [
         Row(group, "x[4,3] @ w + b, one call", "linear", {"recorded": False}),
-        Row(group, "the same, recorded afresh", "linear", {"recorded": True}),
+        Row(group, "x[4,3] @ w + b, recorded afresh", "linear", {"recorded": True}),
     ]
     if group == "gpu":
         return rows[:1]
     return [
         *rows,
         Row(group, "100-op chain on 16 elements", "chain", {"recorded": False}, tolerance=0.1),
-        Row(group, "the same, recorded afresh ", "chain", {"recorded": True}, tolerance=0.1),
+        Row(group, "100-op chain, recorded afresh", "chain", {"recorded": True}, tolerance=0.1),
         Row(group, "first call of a new function", "first_call"),
-        Row(group, "the same in a new process, caches warm", "cached_call"),
+        Row(group, "first call in a new process, caches warm", "cached_call"),
         Row(group, "import, over bare Python", "import"),
         Row(group, "a script's first result, from its start", "script"),
     ]
