@@ -23,9 +23,20 @@ class Memory:
     `address` and `nbytes` say where it lies; `owner` keeps it alive. `owned` memory was allocated
     here, so that a kernel may write into it; memory of a file or of a NumPy array is only read.
     `shared` is set once a view of it was handed out, after which nothing may write in place.
+    `copies` holds what devices with memory of their own keep of it, by device.
     """
 
-    __slots__ = ("__weakref__", "address", "base", "nbytes", "owned", "owner", "serial", "shared")
+    __slots__ = (
+        "__weakref__",
+        "address",
+        "base",
+        "copies",
+        "nbytes",
+        "owned",
+        "owner",
+        "serial",
+        "shared",
+    )
 
     def __init__(self, base: Bytes, owner: object, owned: bool):
         self.base = base
@@ -34,7 +45,13 @@ class Memory:
         self.owner = owner
         self.owned = owned
         self.shared = False
+        self.copies: dict[object, Memory] = {}
         self.serial = next(serials)
+
+    @property
+    def constant(self) -> bool:
+        """Whether its bytes stay what they are: ours, or an array that nobody may write."""
+        return self.owned or not self.base.flags.writeable
 
     @classmethod
     def allocate(cls, nbytes: int) -> Memory:

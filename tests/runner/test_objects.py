@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from tensorlogic.codegen.emit import Module
-from tensorlogic.devices import elf, native, objects, symbols
+from tensorlogic.devices import diskcache, elf, native, objects, symbols
 
 
 def answer(value: int) -> str:
@@ -112,7 +112,7 @@ def test_an_object_of_another_user_is_not_loaded(folder, emitted, monkeypatch):
         about = real(descriptor)
         return os.stat_result([*about[:4], stranger, *about[5:10]])
 
-    monkeypatch.setattr(objects.os, "fstat", fstat)
+    monkeypatch.setattr(diskcache.os, "fstat", fstat)
     assert compile_answer(1) == 1
     assert len(emitted) == 2
 
@@ -120,11 +120,11 @@ def test_an_object_of_another_user_is_not_loaded(folder, emitted, monkeypatch):
 def test_an_unsafe_folder_is_not_used(folder, emitted):
     compile_answer(1)
     folder.chmod(0o777)
-    objects._usable.cache_clear()
+    diskcache._usable.cache_clear()
     with pytest.warns(RuntimeWarning, match="not kept in .*only this user can write"):
         assert compile_answer(1) == 1
     assert len(emitted) == 2
-    objects._usable.cache_clear()
+    diskcache._usable.cache_clear()
 
 
 def test_a_folder_that_cannot_be_made_is_said_once(tmp_path, monkeypatch, emitted):
@@ -140,8 +140,8 @@ def test_the_oldest_objects_go_first(folder, monkeypatch):
     first = next(folder.iterdir())
     os.utime(first, (1, 1))
     compile_answer(2)
-    monkeypatch.setattr(objects, "CACHE_LIMIT", first.stat().st_size + 100)
-    objects._trim(folder)
+    monkeypatch.setattr(diskcache, "CACHE_LIMIT", first.stat().st_size + 100)
+    diskcache._trim(folder)
     assert len(list(folder.iterdir())) == 1
     assert not first.exists()
 

@@ -46,11 +46,11 @@ class Registry:
     """The devices by name, opened when they are first asked for."""
 
     def __init__(self) -> None:
-        self._factories: dict[str, Callable[[], Device]] = {}
+        self._factories: dict[str, Callable[..., Device]] = {}
         self._open: dict[str, Device] = {}
         self._warned = False
 
-    def register(self, name: str, factory: Callable[[], Device]) -> None:
+    def register(self, name: str, factory: Callable[..., Device]) -> None:
         self._factories[name] = factory
 
     def names(self) -> list[str]:
@@ -59,11 +59,21 @@ class Registry:
     def get(self, name: str) -> Device:
         device = self._open.get(name)
         if device is None:
-            if name not in self._factories:
+            family, _, index = name.partition(":")
+            if name in self._factories:
+                device = self._factories[name]()
+            elif self.is_numbered(name):
+                device = self._factories[family](int(index))
+            else:
                 known = ", ".join([*self._factories, "gpu"])
                 raise DeviceError(f"unknown device {name!r}; the devices are {known}")
-            device = self._open[name] = self._factories[name]()
+            self._open[name] = device
         return device
+
+    def is_numbered(self, name: str) -> bool:
+        """Whether a name is one of several devices of a kind, such as "cuda:1"."""
+        family, _, index = name.partition(":")
+        return family == "cuda" and family in self._factories and index.isdecimal()
 
     def accelerator(self) -> str | None:
         """The best accelerator of this machine: metal, then cuda."""
@@ -84,9 +94,10 @@ class Registry:
             )
 
 
-def _open(name: str) -> Device:
+def _open(name: str, *index: int) -> Device:
     """The device of that name, from the module of that name, which is only now imported."""
-    device: Device = getattr(import_module(f"tensorlogic.devices.{name}"), name.capitalize())()
+    kind = getattr(import_module(f"tensorlogic.devices.{name}"), name.capitalize())
+    device: Device = kind(*index)
     return device
 
 
@@ -98,9 +109,9 @@ for _name in ("cpu", "reference", "metal", "cuda"):
 def resolve(name: str | None, missing_ok: bool = False) -> str | None:
     """The label that tensors of a device carry; None is uncommitted.
 
-    "gpu" is the best accelerator; where there is none it stays "gpu", runs on the CPU and warns
-    once. Raises DeviceError for an unknown or absent device; with missing_ok an unknown name gives
-    None.
+    "cuda:1" is the second NVIDIA GPU. "gpu" is the best accelerator; where there is none it stays
+    "gpu", runs on the CPU and warns once. Raises DeviceError for an unknown or absent device; with
+    missing_ok an unknown name gives None.
     """
     if name is None:
         return None
@@ -109,7 +120,9 @@ def resolve(name: str | None, missing_ok: bool = False) -> str | None:
         if found is None:
             REGISTRY.fall_back()
         return found or "gpu"
-    if missing_ok and name not in REGISTRY.names():
+    if name == "cuda:0":
+        name = "cuda"
+    if missing_ok and name not in REGISTRY.names() and not REGISTRY.is_numbered(name):
         return None
     reason = REGISTRY.get(name).unavailable()
     if reason is not None:
@@ -134,4 +147,6 @@ def devices() -> list[DeviceInfo]:
         device = REGISTRY.get(name)
         reason = device.unavailable()
         rows.append(DeviceInfo(name, reason is None, device.description, reason or ""))
+        more = range(1, getattr(device, "count", 1) if reason is None else 1)
+        rows += [DeviceInfo(f"{name}:{i}", True, device.description, "") for i in more]
     return rows

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
-from threading import Lock
-from typing import Any
 
-from tensorlogic import settings
 from tensorlogic.codegen.emit import Module
 from tensorlogic.codegen.llvm import emit_kernel
 from tensorlogic.codegen.llvm_matmul import libraries, matmul_kernel, units
-from tensorlogic.devices.errors import value_error
 from tensorlogic.devices.native import Launch, compile_module, host, threads
-from tensorlogic.devices.plans import CheckFailed, Plan, leaf_key, plan_key, result_data
-from tensorlogic.graph import Node, inline_calls, topological
+from tensorlogic.devices.planned import PlannedDevice
+from tensorlogic.devices.plans import CpuPlan
+from tensorlogic.graph import Node
 from tensorlogic.kernels.check import check_kernel
 from tensorlogic.kernels.ir import Kernel, kernel_text
 from tensorlogic.kernels.spec import Matmul, matmul_text
-from tensorlogic.ops import CONVERT
 from tensorlogic.schedule.emit import Step
-from tensorlogic.schedule.fuse import schedule
+from tensorlogic.schedule.fuse import Schedule
+from tensorlogic.schedule.traits import CPU
 
-MAX_PLANS = 512
-"""Plans kept; the one used longest ago goes first."""
 CHUNK = 16_384
 """Elements in a chunk of work, about: some microseconds."""
-MAX_CALL_PLANS = 64
-"""Plans kept with one traced function: one for each layout of its inputs."""
-INLINE = object()
-"""Kept in place of a plan for calls that have to be inlined."""
 
 
 def step_text(step: Step) -> str:
@@ -43,15 +33,16 @@ def kernel_name(text: str) -> str:
     return "k" + hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-class Cpu:
+class Cpu(PlannedDevice):
     name = "cpu"
     description = "LLVM kernels on all cores"
 
+    traits = CPU
+
     def __init__(self) -> None:
-        self._plans: OrderedDict[Any, Plan] = OrderedDict()
+        super().__init__()
         self._kernels: dict[str, int] = {}
         self._libraries: dict[str, dict[str, int]] = {}
-        self._lock = Lock()
 
     def unavailable(self) -> None:
         return None
@@ -61,69 +52,8 @@ class Cpu:
         """How many kernels this process has compiled or loaded."""
         return len(self._kernels)
 
-    def run(self, roots: Sequence[Node]) -> None:
-        order = topological(roots)
-        current = settings.current()
-        key = plan_key(order, roots, current)
-        with self._lock:
-            plan = self._plans.get(key)
-            if plan is None:
-                plan = self._plans[key] = Plan(self, schedule(roots, current), order)
-                if len(self._plans) > MAX_PLANS:
-                    self._plans.popitem(last=False)
-            else:
-                self._plans.move_to_end(key)
-        try:
-            memories = plan.run(order)
-        except CheckFailed as failed:
-            raise value_error(order[failed.place]) from None
-        for root, memory in zip(roots, memories, strict=True):
-            root.realise(result_data(memory, root))
-
-    def run_call(self, results: Sequence[Node]) -> bool:
-        """A call whose inputs are leaves runs by a plan that is kept with the traced function."""
-        traced = results[0].attrs[0].traced
-        args = results[0].args
-        if any(a.op is not None for a in args):
-            return False
-        current = settings.current()
-        key = (current, tuple(n.attrs[1] for n in results), *leaf_key(args))
-        kept = traced.plans.get(key)
-        if kept is None:
-            with self._lock:
-                if len(traced.plans) >= MAX_CALL_PLANS:
-                    del traced.plans[next(iter(traced.plans))]
-                kept = traced.plans[key] = self._prepare(results)
-        if kept is INLINE:
-            return False
-        plan, order, spots = kept
-        order = list(order)
-        for place, i in spots:
-            order[place] = args[i]
-        try:
-            memories = plan.run(order)
-        except CheckFailed as failed:
-            raise value_error(topological(inline_calls(results))[failed.place]) from None
-        for n, memory in zip(results, memories, strict=True):
-            n.realise(result_data(memory, n))
-        return True
-
-    def _prepare(self, results: Sequence[Node]) -> Any:
-        """The plan of a call, its nodes in order, and which of them are which input."""
-        args = results[0].args
-        bodies = inline_calls(results)
-        order = topological(bodies)
-        dynamic = any(n.op is CONVERT for n in order) or len({id(b) for b in bodies}) < len(bodies)
-        if dynamic or any(b.op is None for b in bodies):
-            for a in args:
-                a.uses += 1  # inlining gave the call's use back; it will be inlined once more
-            return INLINE
-        inputs = {id(a): i for i, a in enumerate(args)}
-        spots = [(place, inputs[id(n)]) for place, n in enumerate(order) if id(n) in inputs]
-        plan = Plan(self, schedule(bodies, settings.current()), order)
-        # Only leaves are looked at again; what the call was given is let go.
-        kept = [n if n.op is None and id(n) not in inputs else None for n in order]
-        return plan, kept, spots
+    def plan(self, schedule: Schedule, order: Sequence[Node]) -> CpuPlan:
+        return CpuPlan(self, schedule, order)
 
     # ---- what a plan asks of its device ----
 

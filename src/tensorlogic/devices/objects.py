@@ -1,20 +1,13 @@
 """LLVM IR to native code: compile for this host, keep object files in a disk cache, load them.
 
-Compiling takes milliseconds and the import of llvmlite 60 more, so objects are kept on disk. An
-object is machine code that this process will run: one is only loaded from a folder and a file that
-belong to this user and nobody else can write, and whose checksum holds.
+Compiling takes milliseconds and the import of llvmlite 60 more, so objects are kept on disk.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
 import platform
-import stat
 import sys
-import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,14 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from tensorlogic import settings
-from tensorlogic.devices import elf, symbols
-
-CACHE_LIMIT = 256 << 20
-"""Bytes of all cached objects; the oldest go first."""
-_MAGIC = b"TLOBJ1\n\0"
-_FORMAT = "1"
-"""To be raised when the ABI of kernels or the loader changes: part of each key."""
+from tensorlogic.devices import diskcache, elf, symbols
 
 _lock = Lock()
 if hasattr(os, "register_at_fork"):
@@ -62,15 +48,15 @@ class Host:
 @cache
 def host() -> Host:
     """This machine; kept on disk too, since to ask LLVM means to import it."""
-    key = _key("host", *_host_facts())
-    kept = _read(key)
+    key = diskcache.key_of("host", *_host_facts())
+    kept = diskcache.read(key)
     if kept is None:
         import llvmlite.binding as llvm
 
         version = ".".join(map(str, llvm.llvm_version_info))
         features = llvm.get_host_cpu_features().flatten()
         kept = "\n".join((llvm.get_host_cpu_name(), features, version)).encode()
-        _write(key, kept)
+        diskcache.write(key, kept)
     return Host(*kept.decode().split("\n"))
 
 
@@ -103,12 +89,12 @@ def compile_module(
     life of the process.
     """
     here = host()
-    key = _key("object", ir_text, here.cpu, here.features, here.llvm)
+    key = diskcache.key_of("object", ir_text, here.cpu, here.features, here.llvm)
     with _lock:
-        image = _read(key)
+        image = diskcache.read(key)
         if image is None:
             image = _emit(ir_text, here)
-            _write(key, image)
+            diskcache.write(key, image)
         return _load(image, names, imports or {}, key)
 
 
@@ -155,117 +141,3 @@ def _load(
     symbols.keep_forever(library)
     _loaded.append(library)
     return {name: int(library[name]) for name in names}
-
-
-# The disk cache
-
-
-def cache_folder() -> Path:
-    """Where objects lie: `~/.cache/tensorlogic/objects`; TENSORLOGIC_CACHE replaces its parent."""
-    return settings.cache_folder() / "objects"
-
-
-def _key(*parts: str) -> str:
-    from tensorlogic import __version__
-
-    return hashlib.sha256("\0".join((_FORMAT, __version__, *parts)).encode()).hexdigest()
-
-
-def _sealed(key: str, payload: bytes) -> bytes:
-    """A file's content. The checksum covers the key: one object under another's name is refused."""
-    return _MAGIC + hashlib.sha256(key.encode() + payload).digest() + payload
-
-
-def _is_private(about: os.stat_result) -> bool:
-    """Owned by this user and writable by no one else (Windows: the profile folder sees to it)."""
-    if not hasattr(os, "geteuid"):
-        return True
-    return about.st_uid == os.geteuid() and not about.st_mode & 0o022
-
-
-@cache
-def _usable(folder: Path) -> bool:
-    """Whether the cache can be used; if not, a warning says why, once."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        about = folder.lstat()
-        if stat.S_ISDIR(about.st_mode) and _is_private(about):
-            return True
-        reason = "it is not a folder that only this user can write"
-    except OSError as error:
-        reason = str(error)
-    warnings.warn(
-        f"compiled kernels are not kept in {folder}: {reason}; set TENSORLOGIC_CACHE",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-    return False
-
-
-def _read(key: str) -> bytes | None:
-    """The payload kept under `key`, or None where there is none that can be trusted."""
-    folder = cache_folder()
-    if not _usable(folder):
-        return None
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    try:
-        descriptor = os.open(folder / key, flags)
-    except OSError:  # absent, a link, or unreadable: it is compiled and replaced
-        return None
-    with open(descriptor, "rb") as file:
-        about = os.fstat(descriptor)
-        if not (stat.S_ISREG(about.st_mode) and _is_private(about)):
-            return None
-        content = file.read()
-    payload = content[len(_MAGIC) + 32 :]
-    if content != _sealed(key, payload):
-        return None
-    if _age(about) > 86400:
-        with contextlib.suppress(FileNotFoundError):  # another process has just removed it
-            os.utime(folder / key)
-    return payload
-
-
-def _age(about: os.stat_result) -> float:
-    """Seconds since a file was written or last found useful."""
-    return time.time() - about.st_mtime
-
-
-def _write(key: str, payload: bytes) -> None:
-    """Keep a payload: written aside, then renamed, so that no process sees half a file."""
-    folder = cache_folder()
-    if not _usable(folder):
-        return
-    try:
-        aside = folder / f".new-{os.getpid()}-{key[:16]}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
-        descriptor = os.open(aside, flags | getattr(os, "O_BINARY", 0), 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(_sealed(key, payload))
-        os.replace(aside, folder / key)
-        if key.startswith("0"):  # one write of sixteen: it lists the whole folder
-            _trim(folder)
-    except OSError as error:
-        warnings.warn(
-            f"a compiled kernel was not kept in {folder}: {error}", RuntimeWarning, stacklevel=2
-        )
-
-
-def _trim(folder: Path) -> None:
-    """Remove the oldest objects beyond CACHE_LIMIT, and what an interrupted write left behind."""
-    found = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            try:
-                about = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            age = _age(about)
-            if not entry.name.startswith(".new-") or age > 3600:
-                found.append((age, about.st_size, entry.path))
-    total = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found, reverse=True):
-        if total <= CACHE_LIMIT:
-            break
-        Path(path).unlink(missing_ok=True)
-        total -= size

@@ -1,0 +1,316 @@
+"""What the GPU devices share: memory on the device, and plans of launches of printed kernels.
+
+A device supplies how to make, fill and read a buffer, how to build a text, and programs: the
+launches of a plan with their arguments, which each run patches. Launches are queued in order and
+nothing waits for them but the one who reads a result on the host.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from tensorlogic.codegen.gpu import GpuLaunch, gpu_launch
+from tensorlogic.devices.layout import CheckFailed, Layout, NumberArgument, leaf_memory
+from tensorlogic.devices.planned import PlannedDevice
+from tensorlogic.graph import Node
+from tensorlogic.kernels.check import check_kernel
+from tensorlogic.kernels.ir import BYTES, Kernel
+from tensorlogic.schedule.emit import Step
+from tensorlogic.schedule.fuse import Schedule
+from tensorlogic.schedule.traits import GPU
+from tensorlogic.storage import Bytes, Memory, serials
+
+_SMALLEST = 256
+"""Bytes of a buffer at least; buffers are multiples of it."""
+
+
+class DeviceMemory(Memory):
+    """Memory of a GPU; the host sees it through `base`, once what is queued has been done."""
+
+    __slots__ = ("_host", "buffer", "device", "size")
+
+    def __init__(self, device: GpuDevice, nbytes: int):
+        self.device = device
+        self.size = buffer_size(nbytes)
+        self.buffer = device.take_buffer(self.size)
+        self.nbytes = nbytes
+        self.owner = None
+        self.owned = True
+        self.shared = False
+        self.copies = {device: self}
+        self.serial = next(serials)
+        self._host: Bytes | None = None
+
+    @property
+    def base(self) -> Bytes:  # type: ignore[override]
+        if self._host is None:
+            self._host = self.device.host_view(self.buffer, self.nbytes)
+        return self._host
+
+    @property
+    def address(self) -> int:  # type: ignore[override]
+        address: int = self.base.__array_interface__["data"][0]
+        return address
+
+    @property
+    def constant(self) -> bool:
+        return True
+
+    def written(self) -> DeviceMemory:
+        """The same memory, of which the host knows nothing: kernels will write to it."""
+        self._host = None
+        return self
+
+    def __del__(self) -> None:
+        # A view that the host still has may be one of the very buffer.
+        if self._host is None or not self.device.unified:
+            self.device.give_buffer(self.size, self.buffer)
+
+
+def buffer_size(nbytes: int) -> int:
+    """The bytes to allocate for `nbytes`: few classes of sizes, at most an eighth more."""
+    if nbytes <= 8 * _SMALLEST:
+        return max(-(-nbytes // _SMALLEST), 1) * _SMALLEST
+    step = 1 << (nbytes - 1).bit_length() - 4
+    return -(-nbytes // step) * step
+
+
+@dataclass(frozen=True)
+class BuiltLaunch:
+    """A launch with its compiled function."""
+
+    function: Any
+    launch: GpuLaunch
+    buffers: int
+    params: int
+    results: tuple[tuple[int, int, int], ...]
+    """Slot, bytes of an element and bytes in all of what it alone writes, from the first on."""
+
+
+class Program(Protocol):
+    """The launches of a plan with their arguments; one run at a time uses it."""
+
+    def bind(self, step: int, slot: int, buffer: Any, first: int) -> None:
+        """Buffer argument `slot` of a step begins at element `first` of a buffer."""
+
+    def number(self, step: int, index: int, word: int) -> None:
+        """Parameter `index` of a step, as a 64-bit word."""
+
+    def launch(self) -> None:
+        """Queue all launches."""
+
+
+class GpuPlan:
+    """A schedule made ready for a GPU."""
+
+    def __init__(self, device: GpuDevice, schedule: Schedule, order: Sequence[Node]):
+        self._device = device
+        self._layout = Layout(schedule, order)
+        writers = Counter(id(n) for s in schedule.steps for n in s.writes)
+        alone = {key for key, count in writers.items() if count == 1}
+        self._launches = [device.built(s, alone) for s in schedule.steps]
+        self._types = [[BYTES[b.dtype] for b in s.all_buffers] for s in schedule.steps]
+        self._patches: list[tuple[int, int, int, int]] = []  # step, slot, place, first element
+        self._numbers: list[tuple[int, int, NumberArgument]] = []
+        for i, (buffers, params) in enumerate(
+            zip(self._layout.buffers, self._layout.params, strict=True)
+        ):
+            for slot, b in enumerate(buffers):
+                if b.kind == "node":
+                    self._patches.append((i, slot, b.place, b.offset // self._types[i][slot]))
+            for index, value in enumerate(params):
+                if isinstance(value, NumberArgument):
+                    self._numbers.append((i, index, value))
+        self._free: list[tuple[Program, DeviceMemory, DeviceMemory]] = []
+
+    def _instance(self) -> tuple[Program, DeviceMemory, DeviceMemory]:
+        """A program with its arena and its status words, which are zero."""
+        if self._free:
+            return self._free.pop()
+        device = self._device
+        arena = DeviceMemory(device, self._layout.arena_bytes)
+        status = DeviceMemory(device, 4 * len(self._layout.checks))
+        device.fill(status.buffer, np.zeros(status.size, np.uint8))
+        program = device.program(self._launches)
+        for i, (buffers, params) in enumerate(
+            zip(self._layout.buffers, self._layout.params, strict=True)
+        ):
+            for slot, b in enumerate(buffers):
+                if b.kind == "arena":
+                    program.bind(i, slot, arena.buffer, b.offset // self._types[i][slot])
+                elif b.kind != "node":
+                    program.bind(i, slot, status.buffer, 0)
+            for index, value in enumerate(params):
+                if isinstance(value, int):
+                    program.number(i, index, value)
+        return program, arena, status
+
+    def run(self, order: Sequence[Node | None]) -> list[Memory]:
+        device = self._device
+        device.enter()
+        results, homes = self._layout.results(order, device.allocate, device.take_over)
+        instance = self._instance()
+        program, _, status = instance
+        for step, slot, place, first in self._patches:
+            memory = homes.get(place)
+            if memory is None:
+                memory = homes[place] = device.memory_of(leaf_memory(order, place))
+            assert isinstance(memory, DeviceMemory)
+            program.bind(step, slot, memory.buffer, first)
+        for step, index, number in self._numbers:
+            program.number(step, index, number.word(order))
+        program.launch()
+        failed: list[int] = []
+        if self._layout.checks:
+            counts = device.host_view(status.buffer, status.nbytes).view(np.int32)
+            pairs = zip(self._layout.checks, counts.tolist(), strict=True)
+            failed = [place for place, n in pairs if n]
+            if failed:
+                device.fill(status.buffer, np.zeros(status.size, np.uint8))
+        self._free.append(instance)
+        if failed:
+            raise CheckFailed(failed[0])
+        return results
+
+
+class GpuDevice(PlannedDevice):
+    """A GPU behind the few things that its back end must do.
+
+    `dialect` is the printed one. `unified`: whether the host sees buffers as they are.
+    """
+
+    dialect: str
+    unified: bool
+    traits = GPU
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._built: dict[str, Any] = {}
+        self._pool: dict[int, list[Any]] = {}
+
+    # ---- what a back end does ----
+
+    @abstractmethod
+    def unavailable(self) -> str | None:
+        """Why this machine does not have it, or None."""
+
+    @abstractmethod
+    def enter(self) -> None:
+        """Called at the head of each run, on the thread that runs."""
+
+    @abstractmethod
+    def new_buffer(self, size: int) -> Any:
+        """A buffer of `size` bytes. Raises MemoryError where there is no room."""
+
+    def drop_buffer(self, buffer: Any) -> None:
+        """Give a buffer's memory back; one that frees itself needs nothing."""
+        return
+
+    @abstractmethod
+    def fill(self, buffer: Any, data: Bytes) -> None:
+        """Copy host bytes into a buffer, in order with what is queued."""
+
+    @abstractmethod
+    def host_view(self, buffer: Any, nbytes: int) -> Bytes:
+        """The bytes of a buffer, once what is queued has been done; a view where `unified`."""
+
+    @abstractmethod
+    def build(self, source: str, name: str) -> Any:
+        """The compiled function of a text. Raises DeviceError with the compiler's words."""
+
+    @abstractmethod
+    def program(self, launches: Sequence[BuiltLaunch]) -> Program:
+        """The launches with room for their arguments."""
+
+    @abstractmethod
+    def out_of_memory(self, size: int) -> Exception:
+        """The error for a buffer that there is no room for."""
+
+    # ---- memory ----
+
+    def take_buffer(self, size: int) -> Any:
+        """A buffer of one of the sizes of `buffer_size`: one that is kept, or a new one."""
+        kept = self._pool.get(size)
+        if kept:
+            try:
+                return kept.pop()
+            except IndexError:  # another thread took it
+                pass
+        try:
+            return self.new_buffer(size)
+        except MemoryError:
+            self.trim()
+            try:
+                return self.new_buffer(size)
+            except MemoryError:
+                raise self.out_of_memory(size) from None
+
+    def give_buffer(self, size: int, buffer: Any) -> None:
+        """Keep a buffer for the next that needs one of its size."""
+        self._pool.setdefault(size, []).append(buffer)
+
+    def trim(self) -> None:
+        """Give the memory of all buffers that are kept back."""
+        for kept in self._pool.values():
+            while kept:
+                self.drop_buffer(kept.pop())
+
+    def allocate(self, nbytes: int) -> DeviceMemory:
+        return DeviceMemory(self, nbytes)
+
+    def memory_of(self, memory: Memory) -> DeviceMemory:
+        """Memory with the same bytes on this device, copied there when it is first needed.
+
+        What others may still change (the array of `from_numpy`) is copied for each run.
+        """
+        copy = memory.copies.get(self)
+        if copy is None:
+            copy = DeviceMemory(self, memory.nbytes)
+            if memory.nbytes:
+                self.fill(copy.buffer, memory.base)
+            if memory.constant:
+                memory.copies[self] = copy
+        assert isinstance(copy, DeviceMemory)
+        return copy
+
+    def take_over(self, memory: Memory) -> DeviceMemory:
+        """The memory of a leaf that kernels will write to; nobody reads the leaf any more."""
+        mine = self.memory_of(memory)
+        if mine is not memory:
+            memory.copies.pop(self, None)
+        return mine.written()
+
+    # ---- plans ----
+
+    def plan(self, schedule: Schedule, order: Sequence[Node]) -> GpuPlan:
+        self.enter()
+        return GpuPlan(self, schedule, order)
+
+    @property
+    def compiled(self) -> int:
+        """How many kernels this process has built."""
+        return len(self._built)
+
+    def built(self, step: Step, alone: Container[int]) -> BuiltLaunch:
+        """The launch of a step; equal texts share one function. `alone`: ids of nodes that no other
+        step writes."""
+        if isinstance(step.kernel, Kernel):
+            check_kernel(step.kernel)
+        launch = gpu_launch(step.kernel, "kernel", self.dialect, step.sizes())
+        key = hashlib.sha256(launch.source.encode()).hexdigest()
+        if key not in self._built:
+            self._built[key] = self.build(launch.source, launch.name)
+        results = tuple(
+            (slot, BYTES[b.dtype], use[0].size * BYTES[b.dtype])
+            for slot, (b, use) in enumerate(zip(step.all_buffers, step.buffers, strict=True))
+            if b.written and use is not None and id(use[0]) in alone and step.in_place is None
+        )
+        counts = len(step.all_buffers), len(step.all_params)
+        return BuiltLaunch(self._built[key], launch, *counts, results)

@@ -1,0 +1,179 @@
+"""The layout of a schedule: where each argument of each launch lies, and what changes between runs.
+
+It holds no nodes and no addresses: places in the order of the graph, offsets in an arena.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tensorlogic.graph import Node
+from tensorlogic.kernels.ir import BYTES
+from tensorlogic.schedule.emit import Step
+from tensorlogic.schedule.fuse import Schedule
+from tensorlogic.schedule.lower import CheckRecord
+from tensorlogic.storage import ALIGNMENT, Memory, Strided, contiguous_strides
+
+
+@dataclass(frozen=True)
+class Argument:
+    """Where a buffer argument begins: `offset` bytes into the arena, or into the memory of the node
+    at `place`. `kind` is "arena", "node", "status", or "empty" for what is never read."""
+
+    kind: str
+    offset: int = 0
+    place: int = -1
+
+
+@dataclass(frozen=True)
+class NumberArgument:
+    """A parameter that each run reads anew: the Python number at `place`, as an i32, f32, ..."""
+
+    place: int
+    dtype: str
+
+    def word(self, order: Sequence[Node | None]) -> int:
+        """The number as the 64-bit word that kernels take."""
+        node = order[self.place]
+        value = node.number if node is not None else None
+        assert value is not None
+        if self.dtype == "f32":
+            bits: int = struct.unpack("<i", struct.pack("<f", value))[0] & 0xFFFFFFFF
+            return bits
+        return int(value)
+
+
+class Layout:
+    """The arguments of the steps of a schedule; `order` are the nodes of its graph."""
+
+    def __init__(self, schedule: Schedule, order: Sequence[Node]):
+        steps = schedule.steps
+        # A plan outlives the graph that it was made for: it keeps places, never nodes.
+        place = {id(n): i for i, n in enumerate(order)}
+        for n in (n for s in steps for n in s.writes):
+            place.setdefault(id(n), len(place))
+        self._roots = [place[id(r)] for r in schedule.roots]
+        self._root_sizes = [r.size * r.dtype.itemsize for r in schedule.roots]
+        self._aliases = _taken_over(steps, place)
+        leaves = {i for i, n in enumerate(order) if n.op is None}
+        self._offsets, self.arena_bytes = self._lay_out(schedule, place, leaves)
+        self.checks: list[int] = []
+        """The place of the node that each status slot checks."""
+        self.buffers = [[self._argument(use, place) for use in s.buffers] for s in steps]
+        self.params = [self._parameters(s, place) for s in steps]
+
+    def _home(self, place: int) -> int:
+        return self._aliases.get(place, place)
+
+    def _lay_out(
+        self, schedule: Schedule, place: dict[int, int], leaves: set[int]
+    ) -> tuple[dict[int, int], int]:
+        """Arena offsets of the intermediates; memory is used again after the last reader."""
+        types = schedule.memory_types
+        elsewhere = leaves | {self._home(r) for r in self._roots}
+        last: dict[int, int] = {}
+        sizes: dict[int, int] = {}
+        for i, s in enumerate(schedule.steps):
+            for n in (*s.reads, *s.writes):
+                home = self._home(place[id(n)])
+                last[home] = i
+                if home not in elsewhere and id(n) in types:
+                    size = n.size * BYTES[types[id(n)]]
+                    sizes[home] = -(-size // ALIGNMENT) * ALIGNMENT
+        offsets: dict[int, int] = {}
+        free: list[tuple[int, int]] = []  # (offset, size)
+        end = 0
+        for i, s in enumerate(schedule.steps):
+            for n in s.writes:
+                home = self._home(place[id(n)])
+                if home not in sizes or home in offsets:
+                    continue
+                size = sizes[home]
+                fit = next((f for f in free if f[1] >= size), None)
+                if fit is None:
+                    offsets[home], end = end, end + size
+                else:
+                    free.remove(fit)
+                    offsets[home] = fit[0]
+                    if fit[1] > size:
+                        free.append((fit[0] + size, fit[1] - size))
+            free += [(offsets[h], sizes[h]) for h in offsets if last[h] == i]
+        return offsets, end
+
+    def _argument(self, use: tuple[Node, int] | None, place: dict[int, int]) -> Argument:
+        if use is None:
+            return Argument("status")
+        node, offset = use
+        if node.op is not None and not node.size:
+            return Argument("empty")  # never computed
+        home = self._home(place[id(node)])
+        if home in self._offsets:
+            return Argument("arena", self._offsets[home] + offset)
+        return Argument("node", offset, home)
+
+    def _parameters(self, step: Step, place: dict[int, int]) -> list[int | NumberArgument]:
+        words: list[int | NumberArgument] = []
+        for p, value in zip(step.all_params, step.params, strict=True):
+            if isinstance(value, Node):
+                words.append(NumberArgument(place[id(value)], p.dtype))
+            elif isinstance(value, CheckRecord):
+                words.append(len(self.checks))
+                self.checks.append(place[id(value.node)])
+            else:
+                words.append(value)
+        return words
+
+    def results(
+        self,
+        order: Sequence[Node | None],
+        allocate: Callable[[int], Memory],
+        take_over: Callable[[Memory], Memory],
+    ) -> tuple[list[Memory], dict[int, Memory]]:
+        """The memory of each root in a run, and the memory that stands for places of the graph.
+
+        A root is new memory, or that of the leaf which it updates in place.
+        """
+        memories: list[Memory] = []
+        homes: dict[int, Memory] = {}
+        for place, size in zip(self._roots, self._root_sizes, strict=True):
+            home = self._home(place)
+            node = order[home]
+            if home != place and node is not None and node.data is not None:
+                memory = take_over(node.data.memory)
+            else:
+                memory = allocate(size)
+            homes[home] = memory
+            memories.append(memory)
+        return memories, homes
+
+
+def _taken_over(steps: Sequence[Step], place: dict[int, int]) -> dict[int, int]:
+    """Nodes that live in the memory of another: written place to the place it took over."""
+    taken: dict[int, int] = {}
+    for s in steps:
+        if s.in_place is not None:
+            source = place[id(s.in_place)]
+            taken[place[id(s.writes[0])]] = taken.get(source, source)
+    return taken
+
+
+def leaf_memory(order: Sequence[Node | None], place: int) -> Memory:
+    """The memory of the leaf at a place."""
+    node = order[place]
+    assert node is not None
+    assert node.data is not None
+    return node.data.memory
+
+
+def result_data(memory: Memory, node: Node) -> Strided:
+    return Strided(memory, node.dtype.name, 0, contiguous_strides(node.shape))
+
+
+class CheckFailed(Exception):
+    """A value check failed; `place` is that of the node that it belongs to."""
+
+    def __init__(self, place: int):
+        super().__init__(place)
+        self.place = place

@@ -1,0 +1,143 @@
+"""Devices that run plans: which plan serves a graph or a call, and for how long it is kept."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any, Protocol
+
+from tensorlogic import settings
+from tensorlogic.devices.errors import value_error
+from tensorlogic.devices.layout import CheckFailed, result_data
+from tensorlogic.graph import Node, inline_calls, topological
+from tensorlogic.ops import CONVERT
+from tensorlogic.schedule.fuse import Schedule, may_overwrite, schedule
+from tensorlogic.schedule.traits import Traits
+from tensorlogic.storage import Memory
+
+MAX_PLANS = 512
+"""Plans kept; the one used longest ago goes first."""
+MAX_CALL_PLANS = 64
+"""Plans kept with one traced function: one for each layout of its inputs."""
+_INLINE = object()
+"""Kept in place of a plan for calls that have to be inlined."""
+
+
+class Plan(Protocol):
+    """A schedule made ready to run on a device."""
+
+    def run(self, order: Sequence[Node | None]) -> list[Memory]:
+        """The memory of each root, computed from the leaves of `order` (places as in the key).
+
+        Raises CheckFailed where a status word counted something.
+        """
+
+
+def plan_key(order: Sequence[Node], roots: Sequence[Node], settings: object) -> tuple[Any, ...]:
+    """Everything that a plan depends on; numbers and addresses are not part of it."""
+    place = {id(n): i for i, n in enumerate(order)}
+    parts: list[Any] = [settings, tuple(place[id(r)] for r in roots)]
+    for n in order:
+        if n.op is not None:
+            parts.append((n.op, n.attrs, n.shape, n.dtype, tuple(place[id(a)] for a in n.args)))
+    parts += leaf_key([n for n in order if n.op is None])
+    return tuple(parts)
+
+
+def leaf_key(leaves: Sequence[Node]) -> list[Any]:
+    """Dtype, storage, layout and aliasing of leaves, and which may be written in place."""
+    memories: dict[int, int] = {}
+    parts: list[Any] = []
+    for n in leaves:
+        d = n.data
+        alias = memories.setdefault(id(n if d is None else d.memory), len(memories))
+        if d is None:
+            parts.append((n.dtype, n.weak, alias))
+        else:
+            layout = (n.shape, n.dtype, d.storage, d.offset, d.strides)
+            parts.append((*layout, alias, may_overwrite(n)))
+    return parts
+
+
+class PlannedDevice(ABC):
+    """A device that computes graphs and calls by plans that it keeps."""
+
+    name: str
+    description: str
+    traits: Traits
+
+    def __init__(self) -> None:
+        self._plans: OrderedDict[Any, Plan] = OrderedDict()
+        self._lock = Lock()
+
+    @abstractmethod
+    def plan(self, schedule: Schedule, order: Sequence[Node]) -> Plan:
+        """A schedule of the graph with these nodes, made ready."""
+
+    def run(self, roots: Sequence[Node]) -> None:
+        """Compute the roots, a graph without calls, and realise them."""
+        order = topological(roots)
+        current = settings.current()
+        key = plan_key(order, roots, current)
+        with self._lock:
+            plan = self._plans.get(key)
+            if plan is None:
+                made = self.plan(schedule(roots, current, self.traits), order)
+                plan = self._plans[key] = made
+                if len(self._plans) > MAX_PLANS:
+                    self._plans.popitem(last=False)
+            else:
+                self._plans.move_to_end(key)
+        try:
+            memories = plan.run(order)
+        except CheckFailed as failed:
+            raise value_error(order[failed.place]) from None
+        for root, memory in zip(roots, memories, strict=True):
+            root.realise(result_data(memory, root))
+
+    def run_call(self, results: Sequence[Node]) -> bool:
+        """A call whose inputs are leaves runs by a plan that is kept with the traced function."""
+        traced = results[0].attrs[0].traced
+        args = results[0].args
+        if any(a.op is not None for a in args):
+            return False
+        current = settings.current()
+        key = (self, current, tuple(n.attrs[1] for n in results), *leaf_key(args))
+        kept = traced.plans.get(key)
+        if kept is None:
+            with self._lock:
+                if len(traced.plans) >= MAX_CALL_PLANS:
+                    del traced.plans[next(iter(traced.plans))]
+                kept = traced.plans[key] = self._prepare(results)
+        if kept is _INLINE:
+            return False
+        plan, order, spots = kept
+        order = list(order)
+        for place, i in spots:
+            order[place] = args[i]
+        try:
+            memories = plan.run(order)
+        except CheckFailed as failed:
+            raise value_error(topological(inline_calls(results))[failed.place]) from None
+        for n, memory in zip(results, memories, strict=True):
+            n.realise(result_data(memory, n))
+        return True
+
+    def _prepare(self, results: Sequence[Node]) -> Any:
+        """The plan of a call, its nodes in order, and which of them are which input."""
+        args = results[0].args
+        bodies = inline_calls(results)
+        order = topological(bodies)
+        dynamic = any(n.op is CONVERT for n in order) or len({id(b) for b in bodies}) < len(bodies)
+        if dynamic or any(b.op is None for b in bodies):
+            for a in args:
+                a.uses += 1  # inlining gave the call's use back; it will be inlined once more
+            return _INLINE
+        inputs = {id(a): i for i, a in enumerate(args)}
+        spots = [(place, inputs[id(n)]) for place, n in enumerate(order) if id(n) in inputs]
+        plan = self.plan(schedule(bodies, settings.current(), self.traits), order)
+        # Only leaves are looked at again; what the call was given is let go.
+        kept = [n if n.op is None and id(n) not in inputs else None for n in order]
+        return plan, kept, spots
