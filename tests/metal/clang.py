@@ -95,4 +95,4 @@ def with_header(*flags: str) -> tuple[str, ...]:
 @cache
 def check_syntax(text: str) -> None:
     """Raises MetalError with clang's messages unless it takes the text."""
-    run([clang(), *with_header("-target", "spir64"), "-fsyntax-only", "-"], text)
+    run([clang(), *with_header("-target", "x86_64-linux-gnu"), "-fsyntax-only", "-"], text)

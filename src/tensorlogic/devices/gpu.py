@@ -303,7 +303,7 @@ class GpuDevice(PlannedDevice):
         step writes."""
         if isinstance(step.kernel, Kernel):
             check_kernel(step.kernel)
-        launch = gpu_launch(step.kernel, "kernel", self.dialect, step.sizes())
+        launch = gpu_launch(step.kernel, "compute", self.dialect, step.sizes())
         key = hashlib.sha256(launch.source.encode()).hexdigest()
         if key not in self._built:
             self._built[key] = self.build(launch.source, launch.name)
