@@ -26,7 +26,8 @@ def explain(roots: Sequence[Node], stage: str, device: str | None = None) -> str
     name = device or roots[0].device or "cpu"
     if name != "gpu":
         REGISTRY.get(name)
-    roots = inline_calls(roots)
+    # What a ready call has computed is shown as its function computes it.
+    roots = inline_calls([r.made or r for r in roots])
     if stage == "graph":
         return graph_text(roots)
     if all(r.op is None for r in roots):

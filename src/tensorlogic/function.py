@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tensorlogic import graph
+from tensorlogic import calls, graph
 from tensorlogic.captures import Guard, Reach, hold
 from tensorlogic.dims import Binding, TensorType
 from tensorlogic.errors import TraceError
@@ -44,6 +44,9 @@ _thread = _Thread()
 
 def function(fn: _F) -> _F:
     """Make a function of tensors lazy: its body is traced once per signature, then only recorded.
+
+    A small call that comes again, with inputs that have their values, runs at once: to record it
+    would cost more.
 
     Tensors count by shape, dtype, storage and device; numbers are values of each call, so that a
     new one traces nothing; bool, str and None are fixed in a trace, other objects by their value or
@@ -116,6 +119,8 @@ class Function:
         self._enclosing = enclosing
         self._signature: Signature | None = None
         self._traces: dict[Any, _Trace] = {}
+        self._seen: dict[Any, _Trace] = {}
+        self._ready: dict[Any, tuple[_Trace, calls.Ready | None]] = {}
         # A copy without annotations: looking at those of Python 3.14 would evaluate them.
         bare = types.FunctionType(
             fn.__code__, fn.__globals__, fn.__name__, fn.__defaults__, fn.__closure__
@@ -137,6 +142,17 @@ class Function:
             args = self._arrange(args, kwargs)
         if _thread.traces:
             return self._inline(args)
+        given: list[Node] = []
+        quick = calls.key_of(args, given)
+        kept = self._ready.get(quick) if quick is not None else None
+        if (
+            kept is not None
+            and kept[1] is not None
+            and (not kept[0].guards or hold(kept[0].guards))
+        ):
+            results = kept[1].run(given)
+            if results is not None:
+                return _fill(kept[0].result, results, ())
         leaves: list[Tensor] = []
         key: list[Any] = []
         for value in args:
@@ -149,10 +165,24 @@ class Function:
         nodes = graph.record_call(trace.graph, [leaves[i]._node for i in trace.inputs])
         for i in trace.weak:
             nodes[i].weak = True
+        if quick is not None and (kept is None or kept[0] is not trace):
+            self._note(quick, trace, nodes)
         result = _fill(trace.result, nodes, leaves)
         for i in trace.consumed:
             leaves[i]._node.consumed = True  # the node, for other tensors may name it too
         return result
+
+    def _note(self, quick: Any, trace: _Trace, nodes: Sequence[Node]) -> None:
+        """A call that comes a second time is made ready, if it can be."""
+        if trace is not self._seen.pop(quick, None):
+            self._seen[quick] = trace
+            return
+        simple = not trace.consumed and not _gives(trace.result)
+        ready = calls.make_ready(nodes, trace.inputs) if simple and nodes else None
+        self._ready[quick] = (trace, ready)
+        for kept in (self._seen, self._ready):
+            while len(kept) > MAX_TRACES:
+                kept.pop(next(iter(kept)), None)
 
     def _arrange(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """One value for each parameter, in their order."""
@@ -397,6 +427,13 @@ def _constants(template: Any) -> Iterator[Node]:
     elif isinstance(template, list | tuple | dict):
         for item in template.values() if isinstance(template, dict) else template:
             yield from _constants(item)
+
+
+def _gives(template: Any) -> bool:
+    """Whether an argument comes back as it went in."""
+    if isinstance(template, list | tuple | dict):
+        return any(map(_gives, template.values() if isinstance(template, dict) else template))
+    return isinstance(template, _Given)
 
 
 def _fill(template: Any, nodes: Sequence[Node], leaves: Sequence[Tensor]) -> Any:

@@ -30,7 +30,8 @@ class Node:
     placeholder of a function that is being traced. `pending` counts the ops on the longest path
     that are not evaluated yet; `uses` counts the nodes that were recorded with this one as input;
     `consumed` nodes were replaced by an update and must not be named again.
-    `serial` numbers the nodes in the order of their making.
+    `serial` numbers the nodes in the order of their making. `layout` is kept for ready
+    calls; `made` is set for what one of them computed: the traced output that it is.
     """
 
     __slots__ = (
@@ -41,6 +42,8 @@ class Node:
         "data",
         "device",
         "dtype",
+        "layout",
+        "made",
         "name",
         "number",
         "op",
@@ -76,6 +79,8 @@ class Node:
         self.weak = False
         self.uses = 0
         self.consumed = False
+        self.layout: object | None = None
+        self.made: Node | None = None
         self.serial = next(serials)
         device: str | None = None
         traced = False

@@ -13,27 +13,31 @@ from numpy.typing import NDArray
 
 from tensorlogic import gate, ops, settings
 from tensorlogic.devices.base import Device, open_device
+from tensorlogic.devices.planned import Kept
 from tensorlogic.devices.reference import array_data, leaf_array
 from tensorlogic.dtypes import float16
 from tensorlogic.errors import TraceError
 from tensorlogic.explain import STAGES, explain
 from tensorlogic.graph import Node, inline_calls, topological, user_site
 
-_lock = RLock()
+LOCK = RLock()
 """One thread computes at a time: graphs of two threads may share nodes, and an update in place must
 not run twice. The thread that forks holds it, so that a child finds nothing half done."""
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+        before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release
     )
 
 
 def evaluate(nodes: Sequence[Node]) -> None:
     """Compute nodes together, each on its device; afterwards they are leaves."""
+    nodes = [n for n in nodes if n.op is not None or n.traced]
+    if not nodes:
+        return
     for n in nodes:
         if n.traced:
             raise TraceError(f"{user_site()}: a value was needed while a function was being traced")
-    with _lock:
+    with LOCK:
         _prepare(nodes)
         pending: dict[str | None, dict[int, Node]] = {}
         for n in nodes:
@@ -92,6 +96,15 @@ def _convert_storage(roots: Sequence[Node]) -> None:
             dtype, on_overflow = n.attrs
             result = gate.convert_array(leaf_array(x), dtype, on_overflow, n.name)
             n.realise(array_data(result, dtype))
+
+
+def plan_of_call(results: Sequence[Node]) -> Kept | None:
+    """The plan kept for a call whose inputs are there, or None where it has none."""
+    if settings.DEBUG:
+        return None
+    with LOCK:
+        kept: Kept | None = open_device(results[0].device).plan_of_call(results)
+    return kept
 
 
 def share(node: Node) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,14 +39,14 @@ class Memory:
         "shared",
     )
 
-    def __init__(self, base: Bytes, owner: object, owned: bool):
+    def __init__(self, base: Bytes, owner: object, owned: bool, address: int | None = None):
         self.base = base
-        self.address: int = base.__array_interface__["data"][0]
+        self.address: int = base.__array_interface__["data"][0] if address is None else address
         self.nbytes = base.nbytes
         self.owner = owner
         self.owned = owned
         self.shared = False
-        self.copies: dict[object, Memory] = {}
+        self.copies: dict[object, Memory] | None = None
         self.serial = next(serials)
 
     @property
@@ -57,9 +58,16 @@ class Memory:
     def allocate(cls, nbytes: int) -> Memory:
         """Uninitialised memory, aligned and padded to 64 bytes."""
         padded = -(-nbytes // ALIGNMENT) * ALIGNMENT
+        if padded <= POOLED:
+            try:
+                return PooledMemory(*_pool[padded].pop())
+            except (KeyError, IndexError):  # none of that size, or another thread took the last one
+                pass
         raw = np.empty(padded + ALIGNMENT, np.uint8)
-        start = -raw.__array_interface__["data"][0] % ALIGNMENT
-        return cls(raw[start : start + padded], raw, True)
+        at = raw.__array_interface__["data"][0]
+        start = -at % ALIGNMENT
+        kind = PooledMemory if padded <= POOLED else cls
+        return kind(raw[start : start + padded], raw, True, at + start)
 
     @classmethod
     def of_array(cls, array: NDArray[Any]) -> tuple[Memory, int]:
@@ -88,7 +96,50 @@ class Memory:
         )
 
 
-@dataclass(frozen=True, slots=True)
+POOLED = 1 << 16
+"""Bytes of memory at most that is kept for the next that needs as much."""
+_KEPT = 64
+_pool: dict[int, list[tuple[Bytes, object, bool, int]]] = {}
+
+
+class PooledMemory(Memory):
+    """Memory that goes back into the pool, unless somebody still has a view of it.
+
+    The base of a view is the array that owns the bytes: NumPy follows the chain to its end.
+    """
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        owner, base = self.owner, self.base
+        if (sys.getrefcount(owner), sys.getrefcount(base)) == _REFERENCES:
+            kept = _pool.setdefault(base.nbytes, [])
+            if len(kept) < _KEPT:
+                kept.append((base, owner, True, self.address))
+
+
+class _Probe(Memory):
+    """What `sys.getrefcount` says there of an owner and a base that only their memory refers to."""
+
+    __slots__ = ()
+    found = (0, 0)
+
+    def __del__(self) -> None:
+        owner, base = self.owner, self.base
+        _Probe.found = sys.getrefcount(owner), sys.getrefcount(base)
+
+
+def _references() -> tuple[int, int]:
+    raw = np.empty(1, np.uint8)
+    probe = _Probe(raw[:], raw, True)
+    del raw, probe
+    return _Probe.found
+
+
+_REFERENCES = _references()
+
+
+@dataclass(slots=True)
 class Strided:
     """Where the values of a leaf lie: `offset` and `strides` count elements of the storage type.
 

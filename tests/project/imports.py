@@ -20,7 +20,7 @@ LAYERS = (
     "explain runtime",
     "tensor",
     "creation",
-    "captures functions random signature",
+    "calls captures functions random signature",
     "function",
     "coreml formats",
     "model",

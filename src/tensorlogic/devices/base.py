@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tensorlogic.errors import DeviceError
 
@@ -30,6 +30,9 @@ class Device(Protocol):
     def run_call(self, results: Sequence[Node]) -> bool:
         """Compute results of one call of a traced function by a plan kept for it; False where
         the call has to be inlined and run as a graph."""
+
+    def plan_of_call(self, results: Sequence[Node]) -> Any:
+        """That plan, with the call's nodes and where its inputs stand, or None."""
 
 
 @dataclass(frozen=True)

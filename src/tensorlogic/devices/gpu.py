@@ -113,18 +113,24 @@ class GpuPlan:
     def __init__(self, device: GpuDevice, schedule: Schedule, order: Sequence[Node]):
         self._device = device
         self._layout = Layout(schedule, order)
+        self.ready = self._layout.ready
         writers = Counter(id(n) for s in schedule.steps for n in s.writes)
         alone = {key for key, count in writers.items() if count == 1}
         self._launches = [device.built(s, alone) for s in schedule.steps]
         self._types = [[BYTES[b.dtype] for b in s.all_buffers] for s in schedule.steps]
-        self._patches: list[tuple[int, int, int, int]] = []  # step, slot, place, first element
+        # (step, slot, which result or leaf, first element)
+        self._result_slots: list[tuple[int, int, int, int]] = []
+        self._leaf_slots: list[tuple[int, int, int, int]] = []
         self._numbers: list[tuple[int, int, NumberArgument]] = []
         for i, (buffers, params) in enumerate(
             zip(self._layout.buffers, self._layout.params, strict=True)
         ):
             for slot, b in enumerate(buffers):
-                if b.kind == "node":
-                    self._patches.append((i, slot, b.place, b.offset // self._types[i][slot]))
+                at = (i, slot, b.which, b.offset // self._types[i][slot])
+                if b.kind == "result":
+                    self._result_slots.append(at)
+                elif b.kind == "leaf":
+                    self._leaf_slots.append(at)
             for index, value in enumerate(params):
                 if isinstance(value, NumberArgument):
                     self._numbers.append((i, index, value))
@@ -132,8 +138,6 @@ class GpuPlan:
 
     def _instance(self) -> tuple[Program, DeviceMemory, DeviceMemory]:
         """A program with its arena and its status words, which are zero."""
-        if self._free:
-            return self._free.pop()
         device = self._device
         arena = DeviceMemory(device, self._layout.arena_bytes)
         status = DeviceMemory(device, 4 * len(self._layout.checks))
@@ -145,7 +149,7 @@ class GpuPlan:
             for slot, b in enumerate(buffers):
                 if b.kind == "arena":
                     program.bind(i, slot, arena.buffer, b.offset // self._types[i][slot])
-                elif b.kind != "node":
+                elif b.kind in ("status", "empty"):
                     program.bind(i, slot, status.buffer, 0)
             for index, value in enumerate(params):
                 if isinstance(value, int):
@@ -155,14 +159,19 @@ class GpuPlan:
     def run(self, order: Sequence[Node | None]) -> list[Memory]:
         device = self._device
         device.enter()
-        results, homes = self._layout.results(order, device.allocate, device.take_over)
-        instance = self._instance()
+        results = [
+            DeviceMemory(device, size) if place < 0 else device.take_over(leaf_memory(order, place))
+            for size, place in self._layout.targets
+        ]
+        instance = self._free.pop() if self._free else self._instance()
         program, _, status = instance
-        for step, slot, place, first in self._patches:
-            memory = homes.get(place)
+        for step, slot, which, first in self._result_slots:
+            program.bind(step, slot, results[which].buffer, first)
+        there: dict[int, DeviceMemory] = {}
+        for step, slot, place, first in self._leaf_slots:
+            memory = there.get(place)
             if memory is None:
-                memory = homes[place] = device.memory_of(leaf_memory(order, place))
-            assert isinstance(memory, DeviceMemory)
+                memory = there[place] = device.memory_of(leaf_memory(order, place))
             program.bind(step, slot, memory.buffer, first)
         for step, index, number in self._numbers:
             program.number(step, index, number.word(order))
@@ -177,7 +186,7 @@ class GpuPlan:
         self._free.append(instance)
         if failed:
             raise CheckFailed(failed[0])
-        return results
+        return list(results)
 
 
 class GpuDevice(PlannedDevice):
@@ -262,28 +271,25 @@ class GpuDevice(PlannedDevice):
             while kept:
                 self.drop_buffer(kept.pop())
 
-    def allocate(self, nbytes: int) -> DeviceMemory:
-        return DeviceMemory(self, nbytes)
-
     def memory_of(self, memory: Memory) -> DeviceMemory:
         """Memory with the same bytes on this device, copied there when it is first needed.
 
         What others may still change (the array of `from_numpy`) is copied for each run.
         """
-        copy = memory.copies.get(self)
+        copy = memory.copies.get(self) if memory.copies else None
         if copy is None:
             copy = DeviceMemory(self, memory.nbytes)
             if memory.nbytes:
                 self.fill(copy.buffer, memory.base)
             if memory.constant:
-                memory.copies[self] = copy
+                memory.copies = {**(memory.copies or {}), self: copy}
         assert isinstance(copy, DeviceMemory)
         return copy
 
     def take_over(self, memory: Memory) -> DeviceMemory:
         """The memory of a leaf that kernels will write to; nobody reads the leaf any more."""
         mine = self.memory_of(memory)
-        if mine is not memory:
+        if mine is not memory and memory.copies:
             memory.copies.pop(self, None)
         return mine.written()
 

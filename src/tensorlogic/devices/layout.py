@@ -6,7 +6,7 @@ It holds no nodes and no addresses: places in the order of the graph, offsets in
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tensorlogic.graph import Node
@@ -16,15 +16,19 @@ from tensorlogic.schedule.fuse import Schedule
 from tensorlogic.schedule.lower import CheckRecord
 from tensorlogic.storage import ALIGNMENT, Memory, Strided, contiguous_strides
 
+SMALL_WORK = 30_000
+"""Elements that a small plan touches at most: no thread or turn of the GIL is worth its while."""
+
 
 @dataclass(frozen=True)
 class Argument:
-    """Where a buffer argument begins: `offset` bytes into the arena, or into the memory of the node
-    at `place`. `kind` is "arena", "node", "status", or "empty" for what is never read."""
+    """Where a buffer argument begins: `offset` bytes into the arena, into the memory of result
+    `which`, or into that of the leaf at place `which`. `kind` is "arena", "result", "leaf",
+    "status", or "empty" for what is never read."""
 
     kind: str
     offset: int = 0
-    place: int = -1
+    which: int = -1
 
 
 @dataclass(frozen=True)
@@ -54,15 +58,24 @@ class Layout:
         place = {id(n): i for i, n in enumerate(order)}
         for n in (n for s in steps for n in s.writes):
             place.setdefault(id(n), len(place))
-        self._roots = [place[id(r)] for r in schedule.roots]
-        self._root_sizes = [r.size * r.dtype.itemsize for r in schedule.roots]
         self._aliases = _taken_over(steps, place)
         leaves = {i for i, n in enumerate(order) if n.op is None}
+        homes = [self._home(place[id(r)]) for r in schedule.roots]
+        self._results = {home: i for i, home in enumerate(homes)}
+        self.targets = [
+            (r.size * r.dtype.itemsize, home if home in leaves else -1)
+            for r, home in zip(schedule.roots, homes, strict=True)
+        ]
+        """Bytes of each root's memory, and the place of the leaf whose memory it takes, or -1."""
         self._offsets, self.arena_bytes = self._lay_out(schedule, place, leaves)
         self.checks: list[int] = []
         """The place of the node that each status slot checks."""
         self.buffers = [[self._argument(use, place) for use in s.buffers] for s in steps]
         self.params = [self._parameters(s, place) for s in steps]
+        touched = sum(s.work * s.cost for s in steps)
+        products = sum(m * n * k // 4 for m, n, k in (s.problem for s in steps))
+        self.small = touched + products < SMALL_WORK
+        self.ready = self.small and not self.checks and not any(s.in_place for s in steps)
 
     def _home(self, place: int) -> int:
         return self._aliases.get(place, place)
@@ -72,7 +85,7 @@ class Layout:
     ) -> tuple[dict[int, int], int]:
         """Arena offsets of the intermediates; memory is used again after the last reader."""
         types = schedule.memory_types
-        elsewhere = leaves | {self._home(r) for r in self._roots}
+        elsewhere = leaves | self._results.keys()
         last: dict[int, int] = {}
         sizes: dict[int, int] = {}
         for i, s in enumerate(schedule.steps):
@@ -111,7 +124,9 @@ class Layout:
         home = self._home(place[id(node)])
         if home in self._offsets:
             return Argument("arena", self._offsets[home] + offset)
-        return Argument("node", offset, home)
+        if home in self._results:
+            return Argument("result", offset, self._results[home])
+        return Argument("leaf", offset, home)
 
     def _parameters(self, step: Step, place: dict[int, int]) -> list[int | NumberArgument]:
         words: list[int | NumberArgument] = []
@@ -124,29 +139,6 @@ class Layout:
             else:
                 words.append(value)
         return words
-
-    def results(
-        self,
-        order: Sequence[Node | None],
-        allocate: Callable[[int], Memory],
-        take_over: Callable[[Memory], Memory],
-    ) -> tuple[list[Memory], dict[int, Memory]]:
-        """The memory of each root in a run, and the memory that stands for places of the graph.
-
-        A root is new memory, or that of the leaf which it updates in place.
-        """
-        memories: list[Memory] = []
-        homes: dict[int, Memory] = {}
-        for place, size in zip(self._roots, self._root_sizes, strict=True):
-            home = self._home(place)
-            node = order[home]
-            if home != place and node is not None and node.data is not None:
-                memory = take_over(node.data.memory)
-            else:
-                memory = allocate(size)
-            homes[home] = memory
-            memories.append(memory)
-        return memories, homes
 
 
 def _taken_over(steps: Sequence[Step], place: dict[int, int]) -> dict[int, int]:

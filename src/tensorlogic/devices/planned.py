@@ -26,13 +26,22 @@ _INLINE = object()
 
 
 class Plan(Protocol):
-    """A schedule made ready to run on a device."""
+    """A schedule made ready to run on a device.
+
+    `ready`: it is small, checks no values and writes nothing in place.
+    """
+
+    ready: bool
 
     def run(self, order: Sequence[Node | None]) -> list[Memory]:
         """The memory of each root, computed from the leaves of `order` (places as in the key).
 
         Raises CheckFailed where a status word counted something.
         """
+
+
+Kept = tuple[Plan, Sequence[Node | None], Sequence[tuple[int, int]]]
+"""The plan of a call, its nodes in order, and at which places which inputs of the call stand."""
 
 
 def plan_key(order: Sequence[Node], roots: Sequence[Node], settings: object) -> tuple[Any, ...]:
@@ -99,19 +108,9 @@ class PlannedDevice(ABC):
 
     def run_call(self, results: Sequence[Node]) -> bool:
         """A call whose inputs are leaves runs by a plan that is kept with the traced function."""
-        traced = results[0].attrs[0].traced
         args = results[0].args
-        if any(a.op is not None for a in args):
-            return False
-        current = settings.current()
-        key = (self, current, tuple(n.attrs[1] for n in results), *leaf_key(args))
-        kept = traced.plans.get(key)
+        kept = self.plan_of_call(results)
         if kept is None:
-            with self._lock:
-                if len(traced.plans) >= MAX_CALL_PLANS:
-                    del traced.plans[next(iter(traced.plans))]
-                kept = traced.plans[key] = self._prepare(results)
-        if kept is _INLINE:
             return False
         plan, order, spots = kept
         order = list(order)
@@ -124,6 +123,23 @@ class PlannedDevice(ABC):
         for n, memory in zip(results, memories, strict=True):
             n.realise(result_data(memory, n))
         return True
+
+    def plan_of_call(self, results: Sequence[Node]) -> Kept | None:
+        """The plan of a call whose inputs are leaves, kept with the traced function; None for one
+        that has to be inlined and run as a graph."""
+        traced = results[0].attrs[0].traced
+        args = results[0].args
+        if any(a.op is not None for a in args):
+            return None
+        current = settings.current()
+        key = (self, current, tuple(n.attrs[1] for n in results), *leaf_key(args))
+        kept = traced.plans.get(key)
+        if kept is None:
+            with self._lock:
+                if len(traced.plans) >= MAX_CALL_PLANS:
+                    del traced.plans[next(iter(traced.plans))]
+                kept = traced.plans[key] = self._prepare(results)
+        return None if kept is _INLINE else kept
 
     def _prepare(self, results: Sequence[Node]) -> Any:
         """The plan of a call, its nodes in order, and which of them are which input."""

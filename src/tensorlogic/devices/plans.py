@@ -23,18 +23,6 @@ from tensorlogic.storage import Memory
 if TYPE_CHECKING:
     from tensorlogic.devices.cpu import Cpu
 
-SMALL_WORK = 30_000
-"""Elements that a plan may touch to run on the calling thread, with the GIL held."""
-
-
-@dataclass(frozen=True)
-class _Patch:
-    """Word `word` of a program is the address of node `place` plus `offset`."""
-
-    word: int
-    place: int
-    offset: int
-
 
 @dataclass(eq=False)
 class _Instance:
@@ -53,10 +41,10 @@ class CpuPlan:
         self._layout = Layout(schedule, order)
         self._launches = device.launches(steps)
         self._scratch = max((device.scratch(s) for s in steps), default=0)
-        touched = sum(s.work * s.cost for s in steps)
-        products = sum(m * n * k // 4 for m, n, k in (s.problem for s in steps))
-        self._small = touched + products < SMALL_WORK
-        self._addresses: list[_Patch] = []
+        self.ready = self._layout.ready
+        # (word, which result or leaf, offset)
+        self._result_words: list[tuple[int, int, int]] = []
+        self._leaf_words: list[tuple[int, int, int]] = []
         self._arena: list[tuple[int, int]] = []
         self._status: list[int] = []
         self._numbers: list[tuple[int, NumberArgument]] = []
@@ -75,8 +63,10 @@ class CpuPlan:
                     self._fixed.append((word, 0))
                 elif b.kind == "arena":
                     self._arena.append((word, b.offset))
+                elif b.kind == "result":
+                    self._result_words.append((word, b.which, b.offset))
                 else:
-                    self._addresses.append(_Patch(word, b.place, b.offset))
+                    self._leaf_words.append((word, b.which, b.offset))
                 word += 1
             for value in params:
                 if isinstance(value, NumberArgument):
@@ -86,11 +76,7 @@ class CpuPlan:
                 word += 1
 
     def _instance(self) -> _Instance:
-        try:
-            return self._free.pop()
-        except IndexError:
-            pass
-        program = Program(self._launches, self._scratch, self._small)
+        program = Program(self._launches, self._scratch, self._layout.small)
         arena = Memory.allocate(self._layout.arena_bytes)
         status = np.zeros(max(len(self._layout.checks), 1), np.int32)
         address = status.__array_interface__["data"][0]
@@ -104,17 +90,24 @@ class CpuPlan:
         return _Instance(program, arena, status)
 
     def run(self, order: Sequence[Node | None]) -> list[Memory]:
-        results, homes = self._layout.results(order, Memory.allocate, lambda memory: memory)
-        instance = self._instance()
+        results = [
+            Memory.allocate(size) if place < 0 else leaf_memory(order, place)
+            for size, place in self._layout.targets
+        ]
+        instance = self._free.pop() if self._free else self._instance()
         words = instance.program.words
-        for patch in self._addresses:
-            memory = homes.get(patch.place) or leaf_memory(order, patch.place)
-            words[patch.word] = memory.address + patch.offset
+        for word, i, offset in self._result_words:
+            words[word] = results[i].address + offset
+        for word, place, offset in self._leaf_words:
+            words[word] = order[place].data.memory.address + offset  # type: ignore[union-attr]
         for word, number in self._numbers:
             words[word] = number.word(order)
         checks = self._layout.checks
-        if checks:
-            instance.status[:] = 0
+        if not checks:
+            entry()(instance.program.address)
+            self._free.append(instance)
+            return results
+        instance.status[:] = 0
         entry()(instance.program.address)
         failed = [p for p, n in zip(checks, instance.status.tolist(), strict=False) if n]
         self._free.append(instance)

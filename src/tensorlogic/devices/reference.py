@@ -223,6 +223,9 @@ class Reference:
     def run_call(self, results: Sequence[Node]) -> bool:
         return False
 
+    def plan_of_call(self, results: Sequence[Node]) -> None:
+        return None
+
     @staticmethod
     def compute(node: Node, values: dict[int, Array], exact: bool = False) -> Array:
         """The value of a node from those of its arguments; `exact` rounds nothing to float16."""

@@ -1,0 +1,113 @@
+"""Ready calls: small calls of a traced function whose inputs are there run at once.
+
+Recording a call, finding its plan again and evaluating it costs more than a small kernel does.
+Where nothing can be gained by waiting (every input has its values, the plan is small and checks no
+values, nothing is updated in place) the call is computed when it is made. What it returns is the
+same either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tensorlogic import runtime, settings
+from tensorlogic.devices.planned import Kept
+from tensorlogic.graph import Node, leaf, number
+from tensorlogic.storage import Strided, contiguous_strides
+from tensorlogic.tensor import Tensor
+
+MAX_LAYOUTS = 4096
+"""Layouts that are told apart; beyond that they are numbered anew."""
+_layouts: dict[Any, object] = {}
+
+
+def layout_of(node: Node) -> object | None:
+    """One object for all leaves of equal shape, dtype, storage, strides and device, kept with the
+    node; None for a node whose values are not there."""
+    data = node.data
+    if data is None:
+        return None
+    key = (node.shape, node.dtype, data.storage, data.offset, data.strides, node.device, node.weak)
+    found = _layouts.get(key)
+    if found is None:
+        if len(_layouts) >= MAX_LAYOUTS:
+            _layouts.clear()
+        found = _layouts[key] = object()
+    node.layout = found
+    return found
+
+
+def key_of(args: Sequence[Any], nodes: list[Node]) -> tuple[Any, ...] | None:
+    """What a ready call depends on; its tensors and numbers are added to `nodes`. None for a call
+    that is recorded."""
+    key: list[Any] = []
+    for value in args:
+        kind = type(value)
+        if kind is Tensor:
+            node = value._node
+            layout = node.layout or layout_of(node)
+            if layout is None:
+                return None
+            nodes.append(node)
+            key.append(layout)
+        elif kind is float or kind is int:
+            node = number(value)
+            nodes.append(node)
+            key.append(node.dtype)
+        elif kind is bool or kind is str or value is None:
+            key.append((kind, value))
+        else:
+            return None
+    return tuple(key)
+
+
+class Ready:
+    """The plan of a call, and what its results are."""
+
+    __slots__ = ("_device", "_order", "_plan", "_results", "_settings", "_spots")
+
+    def __init__(self, kept: Kept, results: Sequence[Node], inputs: Sequence[int]):
+        self._plan, order, spots = kept
+        self._order = list(order)
+        self._spots = [(place, inputs[i]) for place, i in spots]
+        self._device = results[0].device
+        self._settings = settings.current()
+        self._results = [
+            (n.shape, n.dtype, n.dtype.name, contiguous_strides(n.shape), n.weak, _made(n))
+            for n in results
+        ]
+
+    def run(self, nodes: Sequence[Node]) -> list[Node] | None:
+        """The results for these inputs; None under other settings than it was made for."""
+        if settings.current() is not self._settings:
+            return None
+        order = self._order.copy()
+        for place, i in self._spots:
+            order[place] = nodes[i]
+        with runtime.LOCK:
+            memories = self._plan.run(order)
+        out = []
+        for memory, (shape, dtype, name, strides, weak, made) in zip(
+            memories, self._results, strict=True
+        ):
+            node = leaf(Strided(memory, name, 0, strides), shape, dtype, self._device)
+            node.weak, node.made = weak, made
+            out.append(node)
+        return out
+
+
+def _made(result: Node) -> Node:
+    """The traced output that a call's result is."""
+    call, i = result.attrs
+    output: Node = call.traced.outputs[i]
+    return output
+
+
+def make_ready(results: Sequence[Node], inputs: Sequence[int]) -> Ready | None:
+    """The ready call for recorded results of a call, of which argument i is input `inputs[i]`; None
+    where it has to be recorded."""
+    kept = runtime.plan_of_call(results)
+    if kept is None or not kept[0].ready:
+        return None
+    return Ready(kept, results, inputs)
