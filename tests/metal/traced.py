@@ -1,0 +1,144 @@
+"""A device that runs each kernel of a schedule on its own, traced, in memory of just the due size.
+
+The Metal device keeps intermediates in one arena and rounds buffers up, so that a closed page is not
+always next to what a kernel may touch. Here each node has memory of its own, every access is checked,
+and each launch runs in several orders of its threads, which have to agree to the bit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorlogic import settings
+from tensorlogic.codegen import clike
+from tensorlogic.codegen.gpu import gpu_launch
+from tensorlogic.devices.base import REGISTRY
+from tensorlogic.devices.errors import value_error
+from tensorlogic.devices.reference import array_data
+from tensorlogic.graph import Node
+from tensorlogic.kernels.ir import BYTES
+from tensorlogic.schedule.emit import Number, Step
+from tensorlogic.schedule.fuse import Schedule, schedule
+from tensorlogic.schedule.lower import CheckRecord
+from tensorlogic.schedule.traits import GPU
+from tests.compare import Array
+from tests.metal.backend import EMULATOR, Launch, emulated
+from tests.metal.emulator.library import TRACED, Memory
+from tests.metal.text import MetalError
+
+ORDERS = (0, 1, 7)
+_ARRAYS = {"f16": np.float16, "f32": np.float32, "i32": np.int32, "bool": np.bool_}
+
+
+def memory_of(array: Array) -> Memory:
+    """Memory with the bytes of an array; an empty one gets a byte."""
+    memory = Memory(max(array.nbytes, 1))
+    if array.nbytes:
+        ctypes.memmove(memory.address, np.ascontiguousarray(array).ctypes.data, array.nbytes)
+    return memory
+
+
+def content(memory: Memory) -> Array:
+    """The bytes of a memory, as a view of it."""
+    return np.ctypeslib.as_array((ctypes.c_ubyte * memory.size).from_address(memory.address))
+
+
+class Traced:
+    name = "traced"
+    description = "the emulator, with each access checked"
+    orders: tuple[int, ...] = ORDERS
+
+    def __init__(self) -> None:
+        self.launches: list[Launch] = []
+
+    def unavailable(self) -> None:
+        return None
+
+    def run_call(self, results: Sequence[Node]) -> bool:
+        return False
+
+    def run(self, roots: Sequence[Node]) -> None:
+        plan = schedule(roots, settings.current(), GPU)
+        memory: dict[int, Memory] = {}
+        checks = [v for s in plan.steps for v in s.params if isinstance(v, CheckRecord)]
+        status = memory_of(np.zeros(max(len(checks), 1), np.int32))
+        for step in plan.steps:
+            if step.in_place is not None:
+                memory[id(step.writes[0])] = _place(step.in_place, plan, memory)
+            self._launch(step, plan, memory, checks, status)
+        for check, count in zip(checks, content(status).view(np.int32).tolist(), strict=False):
+            if count:
+                raise value_error(check.node)
+        for root in roots:
+            kind = np.dtype(_ARRAYS[plan.memory_types[id(root)]])
+            values = content(_place(root, plan, memory))[: root.size * kind.itemsize].view(kind)
+            root.realise(array_data(values.reshape(root.shape).copy(), root.dtype))
+
+    def _launch(
+        self,
+        step: Step,
+        plan: Schedule,
+        memory: dict[int, Memory],
+        checks: Sequence[CheckRecord],
+        status: Memory,
+    ) -> None:
+        def value(number: Number) -> Any:
+            if isinstance(number, CheckRecord):
+                return next(i for i, c in enumerate(checks) if c is number)
+            return number.number if isinstance(number, Node) else number
+
+        params = {p.attr: value(v) for p, v in zip(step.all_params, step.params, strict=True)}
+        slots: dict[int, Memory] = {}
+        offsets = []
+        for slot, (buffer, use) in enumerate(zip(step.all_buffers, step.buffers, strict=True)):
+            node, start = (None, 0) if use is None else use
+            slots[slot] = status if node is None else _place(node, plan, memory)
+            offsets.append(start // BYTES[buffer.dtype])
+        launch = gpu_launch(step.kernel, "compute", "metal", step.sizes())
+        words = clike.pack_params(step.all_params, params, offsets)
+        slots[len(slots)] = memory_of(np.frombuffer(words, np.uint8))
+        if launch.groups:
+            self.launches.append(run_in_orders(launch.source, launch.name, launch.groups, slots, self.orders))
+
+
+def run_in_orders(
+    text: str, name: str, groups: int, slots: dict[int, Memory], orders: Sequence[int] = ORDERS
+) -> Launch:
+    """A traced launch in each order of its threads, from the same contents. Raises MetalError for
+    what a thread does wrong, or where the orders give different bytes."""
+    with emulated(TRACED):
+        library = EMULATOR.library(text)
+    distinct = {id(m): m for m in slots.values()}
+    before = {key: content(m).copy() for key, m in distinct.items()}
+    first: dict[int, Array] = {}
+    for order in orders:
+        for key, m in distinct.items():
+            content(m)[:] = before[key]
+        traffic = library.run(name, groups, slots, order)
+        after = {key: content(m).copy() for key, m in distinct.items()}
+        if not first:
+            first = after
+        for slot, m in slots.items():
+            if not np.array_equal(first[id(m)], after[id(m)]):
+                raise MetalError(f"{name}: buffer {slot} depends on the order of the threads\n{text}")
+    return Launch(text, name, groups, {s: m.size for s, m in slots.items()}, traffic)
+
+
+def _place(node: Node, plan: Schedule, memory: dict[int, Memory]) -> Memory:
+    if id(node) not in memory:
+        if node.data is not None:
+            memory[id(node)] = memory_of(node.data.memory.base)
+        else:
+            kind = plan.memory_types.get(id(node), node.dtype.ir)
+            memory[id(node)] = memory_of(np.full(node.size * BYTES[kind], 0xA5, np.uint8))
+    return memory[id(node)]
+
+
+def register() -> None:
+    """Make it known to `device=`."""
+    if "traced" not in REGISTRY.names():
+        REGISTRY.register("traced", Traced)
