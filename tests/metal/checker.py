@@ -15,7 +15,9 @@ from tests.metal.text import GROUP_MEMORY, MetalError, Signature, expanded, kern
 
 SIZES = {"char": 1, "uchar": 1, "bool": 1, "short": 2, "ushort": 2, "half": 2, "int": 4, "uint": 4}
 SIZES |= {"float": 4, "long": 8, "ulong": 8, "atomic_int": 4, "atomic_uint": 4}
-SIZES |= {f"{t}{n}": SIZES[t] * n for t in ("half", "float", "int", "uint", "ushort") for n in (2, 4)}
+SIZES |= {
+    f"{t}{n}": SIZES[t] * n for t in ("half", "float", "int", "uint", "ushort") for n in (2, 4)
+}
 _SPACES = ("device", "constant", "threadgroup", "thread")
 _NO_SPACE = "".join(f"(?<!{word} )" for word in _SPACES)
 # What clang lets pass and Metal does not.

@@ -78,7 +78,9 @@ def compile_to(path: Path, flags: list[str], source: str = "") -> None:
 
 @cache
 def headers() -> str:
-    return "".join(p.read_text() for p in sorted(STANDIN.iterdir()) if p.suffix != ".py" and p.is_file())
+    return "".join(
+        p.read_text() for p in sorted(STANDIN.iterdir()) if p.suffix != ".py" and p.is_file()
+    )
 
 
 @cache

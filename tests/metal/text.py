@@ -190,7 +190,9 @@ def _parameter(kernel: str, text: str) -> Parameter:
         raise MetalError(f"{kernel}: a parameter without its attribute: {text}")
     ctype, name, attribute, number = found.groups()
     if attribute == "buffer":
-        if not re.fullmatch(r"(device|constant) (const )?\w+ ?[*&]|const (device|constant) \w+ ?[*&]", ctype):
+        if not re.fullmatch(
+            r"(device|constant) (const )?\w+ ?[*&]|const (device|constant) \w+ ?[*&]", ctype
+        ):
             raise MetalError(f"{kernel}: {name} is no device or constant pointer: {ctype}")
         slot = int(number or -1)
         if not 0 <= slot <= MAX_SLOT:

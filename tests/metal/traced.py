@@ -8,7 +8,8 @@ and each launch runs in several orders of its threads, which have to agree to th
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,8 @@ from tensorlogic.schedule.fuse import Schedule, schedule
 from tensorlogic.schedule.lower import CheckRecord
 from tensorlogic.schedule.traits import GPU
 from tests.compare import Array
-from tests.metal.backend import EMULATOR, Launch, emulated
-from tests.metal.emulator.library import TRACED, Memory
+from tests.metal.backend import EMULATOR, emulated
+from tests.metal.emulator.library import TRACED, Memory, Traffic
 from tests.metal.text import MetalError
 
 ORDERS = (0, 1, 7)
@@ -50,10 +51,9 @@ def content(memory: Memory) -> Array:
 class Traced:
     name = "traced"
     description = "the emulator, with each access checked"
-    orders: tuple[int, ...] = ORDERS
 
     def __init__(self) -> None:
-        self.launches: list[Launch] = []
+        self.launches: list[Replay] = []
 
     def unavailable(self) -> None:
         return None
@@ -102,30 +102,59 @@ class Traced:
         words = clike.pack_params(step.all_params, params, offsets)
         slots[len(slots)] = memory_of(np.frombuffer(words, np.uint8))
         if launch.groups:
-            self.launches.append(run_in_orders(launch.source, launch.name, launch.groups, slots, self.orders))
+            replay = run_in_orders(launch.source, launch.name, launch.groups, slots)
+            self.launches.append(replay)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A launch that can be made again: what its buffers hold before and after it."""
+
+    text: str
+    name: str
+    groups: int
+    same: Mapping[int, int]
+    """Of each slot the first that has the same memory."""
+    before: Mapping[int, Array]
+    after: Mapping[int, Array]
+    traffic: Traffic
+
+    def fault(self, text: str, groups: int | None = None) -> str | None:
+        """What another text does wrong, or None where it gives the same."""
+        own = {slot: memory_of(array) for slot, array in self.before.items()}
+        slots = {slot: own[first] for slot, first in self.same.items()}
+        try:
+            again = run_in_orders(text, self.name, groups or self.groups, slots)
+        except MetalError as e:
+            return str(e)
+        wrong = [s for s in own if not np.array_equal(again.after[s], self.after[s])]
+        return f"wrong bytes in buffer {wrong[0]}" if wrong else None
 
 
 def run_in_orders(
-    text: str, name: str, groups: int, slots: dict[int, Memory], orders: Sequence[int] = ORDERS
-) -> Launch:
+    text: str, name: str, groups: int, slots: Mapping[int, Memory], orders: Sequence[int] = ORDERS
+) -> Replay:
     """A traced launch in each order of its threads, from the same contents. Raises MetalError for
     what a thread does wrong, or where the orders give different bytes."""
     with emulated(TRACED):
         library = EMULATOR.library(text)
-    distinct = {id(m): m for m in slots.values()}
-    before = {key: content(m).copy() for key, m in distinct.items()}
-    first: dict[int, Array] = {}
+    firsts: dict[int, int] = {}
+    same = {slot: firsts.setdefault(id(m), slot) for slot, m in slots.items()}
+    before = {slot: content(slots[slot]).copy() for slot in firsts.values()}
+    after: dict[int, Array] = {}
     for order in orders:
-        for key, m in distinct.items():
-            content(m)[:] = before[key]
+        for slot, array in before.items():
+            content(slots[slot])[:] = array
         traffic = library.run(name, groups, slots, order)
-        after = {key: content(m).copy() for key, m in distinct.items()}
-        if not first:
-            first = after
-        for slot, m in slots.items():
-            if not np.array_equal(first[id(m)], after[id(m)]):
-                raise MetalError(f"{name}: buffer {slot} depends on the order of the threads\n{text}")
-    return Launch(text, name, groups, {s: m.size for s, m in slots.items()}, traffic)
+        found = {slot: content(slots[slot]).copy() for slot in before}
+        after = after or found
+        for slot, array in found.items():
+            if not np.array_equal(after[slot], array):
+                raise MetalError(
+                    f"{name}: buffer {slot} depends on the order of the threads\n{text}"
+                )
+    assert traffic is not None
+    return Replay(text, name, groups, same, before, after, traffic)
 
 
 def _place(node: Node, plan: Schedule, memory: dict[int, Memory]) -> Memory:

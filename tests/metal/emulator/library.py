@@ -181,7 +181,9 @@ class Library:
 
 def _entries(kernels: object) -> str:
     """Functions that call each kernel with what runtime.c gives, in the language of the text."""
-    lines = ["kernel void emu_place(__global ulong* at) { __local ulong emu_mark; *at = (ulong)&emu_mark; }"]
+    lines = [
+        "kernel void emu_place(__global ulong* at) { __local ulong emu_mark; *at = (ulong)&emu_mark; }"
+    ]
     for kernel in kernels:  # type: ignore[attr-defined]
         arguments = []
         for p in kernel.parameters:
@@ -203,7 +205,9 @@ def _entries(kernels: object) -> str:
 def _variables(image: bytes) -> dict[str, tuple[int, int]]:
     """The threadgroup variables of an ELF object: where in .bss each lies, and its bytes."""
     header = struct.unpack_from("<16sHHIQQQIHHHHHH", image)
-    sections = [struct.unpack_from("<IIQQQQIIQQ", image, header[6] + 64 * i) for i in range(header[12])]
+    sections = [
+        struct.unpack_from("<IIQQQQIIQQ", image, header[6] + 64 * i) for i in range(header[12])
+    ]
     symbols = next(s for s in sections if s[1] == 2)
     names = sections[symbols[6]][4]
     found = {}

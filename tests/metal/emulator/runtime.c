@@ -167,8 +167,8 @@ uint64_t prim_multiply(uint64_t elements) {
 
 uint32_t prim_atomic(uint64_t address, uint32_t operation, uint32_t x) {
     uint32_t* at = (uint32_t*)address;
-    const uint32_t old = *at;
     if (launch->traced) trace_atomic(address, operation != 0);
+    const uint32_t old = *at;
     switch (operation) {
         case 1: *at = x; break;
         case 2: *at = old + x; break;

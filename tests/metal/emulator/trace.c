@@ -34,6 +34,7 @@ typedef struct {
 
 static Range ranges[MAX_SLOTS + MAX_SHARED];
 static int count;
+static uint64_t shared_from, shared_to; /* threadgroup variables and the gaps between them */
 static uint32_t epochs[3]; /* by MEM_... */
 static uint32_t steps[MAX_THREADS / LANES][3];
 static uint64_t read_bytes[MAX_SLOTS], written_bytes[MAX_SLOTS];
@@ -62,8 +63,14 @@ void trace_begin(const Launch* launch) {
         for (int k = 0; k < count; k++) known |= ranges[k].from == launch->slots[i];
         if (!known) add(launch->slots[i], launch->sizes[i], MEM_DEVICE, i);
     }
-    for (uint32_t i = 0; i < launch->shared_count; i++)
-        add(launch->shared[i], launch->shared_sizes[i], MEM_THREADGROUP, i);
+    shared_from = UINT64_MAX;
+    shared_to = 0;
+    for (uint32_t i = 0; i < launch->shared_count; i++) {
+        const uint64_t from = launch->shared[i], to = (from + launch->shared_sizes[i] + 15) & ~15ull;
+        add(from, launch->shared_sizes[i], MEM_THREADGROUP, i);
+        if (from < shared_from) shared_from = from;
+        if (to > shared_to) shared_to = to;
+    }
 }
 
 void trace_end(void) {
@@ -172,6 +179,8 @@ static void touch(uint64_t address, uint32_t bytes, int access, int me) {
         for (uint32_t i = 0; i < bytes; i++) check(r, address - r->from + i, access, me);
         return;
     }
+    if (address >= shared_from && address < shared_to)
+        fail("outside of its memory: between the threadgroup variables");
 }
 
 void trace_atomic(uint64_t address, int writes) {

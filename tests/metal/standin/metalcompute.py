@@ -19,7 +19,7 @@ from tests.metal import backend
 from tests.metal.text import MetalError
 
 
-class error(Exception):  # noqa: N801, N818  (its name there)
+class error(Exception):
     pass
 
 
@@ -136,9 +136,7 @@ class _Command:
 
     def run(self) -> None:
         slots = {i: b._memory for i, b in enumerate(self.buffers)}
-        backend.CURRENT.run(
-            self.function._kernel._program, self.function._name, self.groups, slots
-        )
+        backend.CURRENT.run(self.function._kernel._program, self.function._name, self.groups, slots)
 
 
 class _Run:
