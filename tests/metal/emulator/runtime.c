@@ -332,17 +332,18 @@ enum { SLACK = 16, CANARY = 0xa5 };
 /* n bytes whose end (at_end) or beginning lies at a closed page, up to alignment to 16. */
 void* emu_guarded(size_t n, int at_end) {
     const size_t body = up(n, page());
-    char* map = mmap(0, body + 2 * page(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (map == MAP_FAILED || mprotect(map + page(), body, PROT_READ | PROT_WRITE)) return 0;
+    char* map = mmap(0, body + 2 * GUARD, PROT_NONE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (map == MAP_FAILED || mprotect(map + GUARD, body, PROT_READ | PROT_WRITE)) return 0;
     const size_t before = at_end ? body - up(n, SLACK) : 0, after = body - before - n;
-    memset(map + page(), CANARY, before);
-    memset(map + page() + before + n, CANARY, after);
-    return map + page() + before;
+    memset(map + GUARD, CANARY, before);
+    memset(map + GUARD + before + n, CANARY, after);
+    return map + GUARD + before;
 }
 
 void emu_release(void* memory, size_t n) {
-    const uint64_t start = (uint64_t)memory / page() * page() - page();
-    munmap((void*)start, up(n, page()) + 2 * page());
+    const uint64_t start = (uint64_t)memory / page() * page() - GUARD;
+    munmap((void*)start, up(n, page()) + 2 * GUARD);
 }
 
 /* Whether the bytes between such memory and the closed pages are as they were. */

@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 enum { LANES = 32, MAX_THREADS = 1024, MAX_SLOTS = 31, MAX_SHARED = 64, NOBODY = -1 };
+enum { GUARD = 256 << 10 }; /* closed bytes on both sides of a buffer */
 enum { MEM_DEVICE = 1, MEM_THREADGROUP = 2 }; /* metal::mem_flags */
 
 /* One launch, as library.py fills it in. */

@@ -47,8 +47,8 @@ static void add(uint64_t from, uint64_t size, int kind, int number) {
     Range* r = &ranges[count++];
     *r = (Range){from, from + size, from, from + size, 0, kind, number};
     if (kind == MEM_DEVICE) {
-        r->open = from / page * page - page;
-        r->close = (from + size + page - 1) / page * page + page;
+        r->open = from / page * page - GUARD;
+        r->close = (from + size + page - 1) / page * page + GUARD;
     }
     r->cells = calloc(size ? size : 1, sizeof(Cell));
     for (uint64_t i = 0; i < size; i++) r->cells[i].writer = r->cells[i].reader = NONE;
