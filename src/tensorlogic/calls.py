@@ -13,8 +13,8 @@ from typing import Any
 
 from tensorlogic import runtime, settings
 from tensorlogic.devices.planned import Kept
-from tensorlogic.graph import Node, leaf, number
-from tensorlogic.storage import Strided, contiguous_strides
+from tensorlogic.graph import Node, Shape, leaf, number
+from tensorlogic.storage import Memory, Strided, contiguous_strides
 from tensorlogic.tensor import Tensor
 
 MAX_LAYOUTS = 4096
@@ -65,18 +65,14 @@ def key_of(args: Sequence[Any], nodes: list[Node]) -> tuple[Any, ...] | None:
 class Ready:
     """The plan of a call, and what its results are."""
 
-    __slots__ = ("_device", "_order", "_plan", "_results", "_settings", "_spots")
+    __slots__ = ("_order", "_plan", "_results", "_settings", "_spots")
 
     def __init__(self, kept: Kept, results: Sequence[Node], inputs: Sequence[int]):
         self._plan, order, spots = kept
         self._order = list(order)
         self._spots = [(place, inputs[i]) for place, i in spots]
-        self._device = results[0].device
         self._settings = settings.current()
-        self._results = [
-            (n.shape, n.dtype, n.dtype.name, contiguous_strides(n.shape), n.weak, _made(n))
-            for n in results
-        ]
+        self._results = [(_like(n), n.dtype.name, contiguous_strides(n.shape)) for n in results]
 
     def run(self, nodes: Sequence[Node]) -> list[Node] | None:
         """The results for these inputs; None under other settings than it was made for."""
@@ -87,21 +83,23 @@ class Ready:
             order[place] = nodes[i]
         with runtime.LOCK:
             memories = self._plan.run(order)
-        out = []
-        for memory, (shape, dtype, name, strides, weak, made) in zip(
-            memories, self._results, strict=True
-        ):
-            node = leaf(Strided(memory, name, 0, strides), shape, dtype, self._device)
-            node.weak, node.made = weak, made
-            out.append(node)
-        return out
+        return [
+            _result(memory, *facts) for memory, facts in zip(memories, self._results, strict=True)
+        ]
 
 
-def _made(result: Node) -> Node:
-    """The traced output that a call's result is."""
+def _result(memory: Memory, like: Node, name: str, strides: Shape) -> Node:
+    node = leaf(Strided(memory, name, 0, strides), like.shape, like.dtype, like.device)
+    node.weak, node.made = like.weak, like.made
+    return node
+
+
+def _like(result: Node) -> Node:
+    """A node with the facts of a call's result: what holds for each run of the plan."""
     call, i = result.attrs
-    output: Node = call.traced.outputs[i]
-    return output
+    like = Node(None, (), (), result.shape, result.dtype)
+    like.device, like.weak, like.made = result.device, result.weak, call.traced.outputs[i]
+    return like
 
 
 def make_ready(results: Sequence[Node], inputs: Sequence[int]) -> Ready | None:

@@ -110,9 +110,9 @@ class PooledMemory(Memory):
 
     __slots__ = ()
 
-    def __del__(self) -> None:
+    def __del__(self, references: Any = sys.getrefcount) -> None:  # modules go before it may
         owner, base = self.owner, self.base
-        if (sys.getrefcount(owner), sys.getrefcount(base)) == _REFERENCES:
+        if references(owner) == _REFERENCES[0] and references(base) == _REFERENCES[1]:
             kept = _pool.setdefault(base.nbytes, [])
             if len(kept) < _KEPT:
                 kept.append((base, owner, True, self.address))

@@ -9,15 +9,23 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from functools import cached_property
+from threading import get_ident
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
+from tensorlogic.codegen.gpu import GpuLaunch
 from tensorlogic.devices import diskcache
-from tensorlogic.devices.cuda_driver import Driver, DriverError
+from tensorlogic.devices.cuda_driver import Driver, DriverError, Graph
+from tensorlogic.devices.cuda_vendor import Vendor, plain_product, wanted
 from tensorlogic.devices.gpu import BuiltLaunch, GpuDevice
 from tensorlogic.errors import DeviceError
+from tensorlogic.kernels.ir import BYTES
+from tensorlogic.kernels.spec import Matmul
+from tensorlogic.schedule.emit import Step
 from tensorlogic.storage import Bytes
 
 OLDEST = (8, 0)
@@ -25,6 +33,19 @@ OLDEST = (8, 0)
 STAGE = 8 << 20
 """Bytes of each of the two pinned buffers through which file data goes to the card."""
 _NVRTC_OPTIONS = ("--std=c++17", "--ftz=false")
+
+
+_opened: WeakSet[Cuda] = WeakSet()
+
+
+def _forget_threads() -> None:
+    """In a forked process: each device looks again where it is."""
+    for device in _opened:
+        device._thread = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 class Cuda(GpuDevice):
@@ -40,6 +61,8 @@ class Cuda(GpuDevice):
         self._reason: str | None = None
         self._driver: Driver | None = None
         self._process = os.getpid()
+        self._thread = 0
+        _opened.add(self)
         self._stage: list[tuple[int, Bytes, Any]] = []
 
     def unavailable(self) -> str | None:
@@ -77,11 +100,15 @@ class Cuda(GpuDevice):
         return self._driver
 
     def enter(self) -> None:
-        self.driver.make_current()
+        # Graphs know their context; what needs a current one makes it so itself.
+        if self._driver is None or self._thread != get_ident():
+            self.driver.make_current()
+            self._thread = get_ident()
 
     # ---- buffers: addresses on the card ----
 
     def new_buffer(self, size: int) -> int:
+        self.driver.make_current()
         return self.driver.allocate(size)
 
     def drop_buffer(self, buffer: int) -> None:
@@ -125,6 +152,7 @@ class Cuda(GpuDevice):
 
     def build(self, source: str, name: str) -> Any:
         driver = self.driver
+        driver.make_current()
         options = (*_NVRTC_OPTIONS, f"--gpu-architecture=sm_{driver.architecture}")
         key = diskcache.key_of("cubin", source, *options, driver.compiler)
         image = diskcache.read(key)
@@ -136,12 +164,32 @@ class Cuda(GpuDevice):
             diskcache.write(key, image)
         return driver.load(image, name)
 
+    def built(self, step: Step, alone: Container[int]) -> BuiltLaunch:
+        if isinstance(step.kernel, Matmul) and self._vendor is not None:
+            product = plain_product(step.kernel, step.sizes())
+            if product is not None:
+                function = (self._vendor, product, [BYTES[b.dtype] for b in step.all_buffers])
+                counts = len(step.all_buffers), len(step.all_params)
+                return BuiltLaunch(function, GpuLaunch("", "", 0, 0), *counts, ())
+        return super().built(step, alone)
+
+    @cached_property
+    def _vendor(self) -> Vendor | None:
+        """NVIDIA's library, if it is there and wanted."""
+        try:
+            return Vendor(self.driver.stream) if wanted() else None
+        except OSError:
+            return None
+
     def program(self, launches: Sequence[BuiltLaunch]) -> CudaProgram:
         return CudaProgram(self.driver, launches)
 
 
 class CudaProgram:
-    """Launches with their arguments in one block of words, and the graph made of them."""
+    """Launches with their arguments in one block of words, and the graphs made of them.
+
+    Products of the vendor's library stand between graphs.
+    """
 
     def __init__(self, driver: Driver, launches: Sequence[BuiltLaunch]):
         self._driver = driver
@@ -157,33 +205,76 @@ class CudaProgram:
         for b, start in zip(launches, self._starts, strict=False):
             places = [block + 8 * (start + i) for i in range(b.buffers + 1)]
             self._pointers.append((ctypes.c_void_p * len(places))(*places))
-        self._kernels = [
-            driver.kernel_node(b.function, b.launch.groups, b.launch.threads, ctypes.addressof(p))
-            if b.launch.groups
-            else None
-            for b, p in zip(launches, self._pointers, strict=True)
-        ]
-        self._graph: Any = None
         self._changed: set[int] = set()
+        self._stages: list[Graph | int] | None = None
+        """Once it has run: graphs, and steps of the vendor's library."""
+        self._graph_of: dict[int, Graph] = {}
 
     def _set(self, step: int, word: int, value: int) -> None:
         if self._words[word] != value:
             self._words[word] = value
             self._changed.add(step)
 
-    def bind(self, step: int, slot: int, buffer: int, first: int) -> None:
-        start, built = self._starts[step], self._launches[step]
-        self._set(step, start + slot, buffer)
-        self._set(step, start + built.buffers + built.params + slot, first)
+    def place(self, step: int, slot: int, first: int) -> None:
+        built = self._launches[step]
+        self._set(step, self._starts[step] + built.buffers + built.params + slot, first)
+
+    def bind(self, arguments: Sequence[tuple[int, int]], buffers: Sequence[int]) -> None:
+        words, starts = self._words, self._starts
+        for (step, slot), buffer in zip(arguments, buffers, strict=True):
+            word = starts[step] + slot
+            if words[word] != buffer:
+                words[word] = buffer
+                self._changed.add(step)
 
     def number(self, step: int, index: int, word: int) -> None:
         self._set(step, self._starts[step] + self._launches[step].buffers + index, word)
 
     def launch(self) -> None:
-        if self._graph is None:
-            self._graph = self._driver.graph(self._kernels)
+        if self._stages is None:
+            self._stages = self._build()
         else:
             for step in self._changed:
-                self._graph.change(step)
+                if step in self._graph_of:
+                    self._graph_of[step].change(step)
         self._changed.clear()
-        self._graph.launch()
+        for stage in self._stages:
+            if isinstance(stage, int):
+                self._multiply(stage)
+            else:
+                stage.launch()
+
+    def _build(self) -> list[Graph | int]:
+        """Graphs of the launches in between the vendor's products."""
+        stages: list[Graph | int] = []
+        run: dict[int, Any] = {}
+
+        def close() -> None:
+            if run:
+                graph = self._driver.graph(dict(run))
+                self._graph_of.update(dict.fromkeys(run, graph))
+                stages.append(graph)
+                run.clear()
+
+        for step, (b, pointers) in enumerate(zip(self._launches, self._pointers, strict=True)):
+            if isinstance(b.function, tuple):
+                close()
+                stages.append(step)
+            elif b.launch.groups:
+                run[step] = self._driver.kernel_node(
+                    b.function, b.launch.groups, b.launch.threads, ctypes.addressof(pointers)
+                )
+        close()
+        return stages
+
+    def _multiply(self, step: int) -> None:
+        built, start = self._launches[step], self._starts[step]
+        vendor, product, sizes = built.function
+        firsts = start + built.buffers + built.params
+
+        def address(slot: int, more: int = 0) -> int:
+            first: int = self._words[firsts + slot] + more
+            return self._words[start + slot] + first * sizes[slot]  # type: ignore[no-any-return]
+
+        first, _, _, which = product.c
+        vendor.multiply(product, address(0), address(1), address(which, first))

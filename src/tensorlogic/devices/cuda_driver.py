@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
+from tensorlogic.errors import DeviceError
 
-class DriverError(Exception):
+
+class DriverError(DeviceError):
     """CUDA's own words for what went wrong."""
 
 
@@ -47,7 +49,7 @@ class Driver:
         self._context = self._do(driver.cuDevicePrimaryCtxRetain(device))
         self.make_current()
         flags = driver.CUstream_flags.CU_STREAM_NON_BLOCKING
-        self.stream = self._do(driver.cuStreamCreate(flags))
+        self.stream = int(self._do(driver.cuStreamCreate(flags)))
         self._compiler: str | None = None
 
     def _do(self, result: Any) -> Any:
@@ -62,7 +64,7 @@ class Driver:
             if code == self._cu.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
                 return MemoryError()
             _, text = self._cu.cuGetErrorString(code)
-            return DriverError(f"{text.decode() if text else 'unknown error'} ({code.name})")
+            return DriverError(f"CUDA: {text.decode() if text else 'unknown error'} ({code.name})")
         _, text = self._nvrtc.nvrtcGetErrorString(code)
         return DriverError(text.decode())
 
@@ -154,38 +156,31 @@ class Driver:
         node.extra = 0
         return node
 
-    def graph(self, kernels: Sequence[Any]) -> Graph:
+    def graph(self, kernels: Mapping[int, Any]) -> Graph:
         return Graph(self, kernels)
 
 
 class Graph:
-    """Kernel launches, one after another, launched as one; a None is a place without a launch."""
+    """Kernel launches by step, one after another, launched as one."""
 
-    def __init__(self, driver: Driver, kernels: Sequence[Any]):
+    def __init__(self, driver: Driver, kernels: Mapping[int, Any]):
         self._driver = driver
         self._kernels = kernels
         cu, do = driver._cu, driver._do
         self._cu = cu
-        graph = do(cu.cuGraphCreate(0))
+        self._graph = do(cu.cuGraphCreate(0))
         before: list[Any] = []
-        self._nodes: list[Any] = []
-        for kernel in kernels:
-            node = None
-            if kernel is not None:
-                node = do(cu.cuGraphAddKernelNode(graph, before, len(before), kernel))
-                before = [node]
-            self._nodes.append(node)
-        self._graph = graph
-        self._exec = do(cu.cuGraphInstantiate(graph, 0))
+        self._nodes: dict[int, Any] = {}
+        for step, kernel in kernels.items():
+            node = do(cu.cuGraphAddKernelNode(self._graph, before, len(before), kernel))
+            self._nodes[step] = node
+            before = [node]
+        self._exec = do(cu.cuGraphInstantiate(self._graph, 0))
 
-    def change(self, place: int) -> None:
+    def change(self, step: int) -> None:
         """Take the arguments of a launch anew."""
-        if self._nodes[place] is not None:
-            self._driver._do(
-                self._cu.cuGraphExecKernelNodeSetParams(
-                    self._exec, self._nodes[place], self._kernels[place]
-                )
-            )
+        node, kernel = self._nodes[step], self._kernels[step]
+        self._driver._do(self._cu.cuGraphExecKernelNodeSetParams(self._exec, node, kernel))
 
     def launch(self) -> None:
         self._driver._do(self._cu.cuGraphLaunch(self._exec, self._driver.stream))

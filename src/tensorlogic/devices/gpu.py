@@ -36,17 +36,18 @@ class DeviceMemory(Memory):
 
     __slots__ = ("_host", "buffer", "device", "size")
 
-    def __init__(self, device: GpuDevice, nbytes: int):
+    def __init__(self, device: GpuDevice, nbytes: int, size: int = 0):
+        self._host: Bytes | None = None
+        self.buffer: Any = None
         self.device = device
-        self.size = buffer_size(nbytes)
+        self.size = size or buffer_size(nbytes)
         self.buffer = device.take_buffer(self.size)
         self.nbytes = nbytes
         self.owner = None
         self.owned = True
         self.shared = False
-        self.copies = {device: self}
+        self.copies = None
         self.serial = next(serials)
-        self._host: Bytes | None = None
 
     @property
     def base(self) -> Bytes:  # type: ignore[override]
@@ -70,7 +71,7 @@ class DeviceMemory(Memory):
 
     def __del__(self) -> None:
         # A view that the host still has may be one of the very buffer.
-        if self._host is None or not self.device.unified:
+        if self.buffer is not None and (self._host is None or not self.device.unified):
             self.device.give_buffer(self.size, self.buffer)
 
 
@@ -97,8 +98,11 @@ class BuiltLaunch:
 class Program(Protocol):
     """The launches of a plan with their arguments; one run at a time uses it."""
 
-    def bind(self, step: int, slot: int, buffer: Any, first: int) -> None:
-        """Buffer argument `slot` of a step begins at element `first` of a buffer."""
+    def place(self, step: int, slot: int, first: int) -> None:
+        """Buffer argument `slot` of a step begins at element `first` of its buffer."""
+
+    def bind(self, arguments: Sequence[tuple[int, int]], buffers: Sequence[Any]) -> None:
+        """The buffers of arguments, which are given by step and slot."""
 
     def number(self, step: int, index: int, word: int) -> None:
         """Parameter `index` of a step, as a 64-bit word."""
@@ -118,66 +122,75 @@ class GpuPlan:
         alone = {key for key, count in writers.items() if count == 1}
         self._launches = [device.built(s, alone) for s in schedule.steps]
         self._types = [[BYTES[b.dtype] for b in s.all_buffers] for s in schedule.steps]
-        # (step, slot, which result or leaf, first element)
-        self._result_slots: list[tuple[int, int, int, int]] = []
-        self._leaf_slots: list[tuple[int, int, int, int]] = []
+        self._targets = [(n, buffer_size(n), place) for n, place in self._layout.targets]
+        # Arguments (step, slot) that each run binds, and to which result or leaf.
+        self._result_slots: list[tuple[int, int]] = []
+        self._which_result: list[int] = []
+        self._leaf_slots: list[tuple[int, int]] = []
+        self._which_leaf: list[int] = []
         self._numbers: list[tuple[int, int, NumberArgument]] = []
         for i, (buffers, params) in enumerate(
             zip(self._layout.buffers, self._layout.params, strict=True)
         ):
             for slot, b in enumerate(buffers):
-                at = (i, slot, b.which, b.offset // self._types[i][slot])
                 if b.kind == "result":
-                    self._result_slots.append(at)
+                    self._result_slots.append((i, slot))
+                    self._which_result.append(b.which)
                 elif b.kind == "leaf":
-                    self._leaf_slots.append(at)
+                    self._leaf_slots.append((i, slot))
+                    self._which_leaf.append(b.which)
             for index, value in enumerate(params):
                 if isinstance(value, NumberArgument):
                     self._numbers.append((i, index, value))
-        self._free: list[tuple[Program, DeviceMemory, DeviceMemory]] = []
+        self._free: list[tuple[Program, DeviceMemory | None, DeviceMemory | None]] = []
 
-    def _instance(self) -> tuple[Program, DeviceMemory, DeviceMemory]:
+    def _instance(self) -> tuple[Program, DeviceMemory | None, DeviceMemory | None]:
         """A program with its arena and its status words, which are zero."""
         device = self._device
-        arena = DeviceMemory(device, self._layout.arena_bytes)
-        status = DeviceMemory(device, 4 * len(self._layout.checks))
-        device.fill(status.buffer, np.zeros(status.size, np.uint8))
+        layout = self._layout
+        arena = DeviceMemory(device, layout.arena_bytes) if layout.arena_bytes else None
+        status = None
+        if any(b.kind in ("status", "empty") for buffers in layout.buffers for b in buffers):
+            status = DeviceMemory(device, 4 * len(layout.checks))
+            device.fill(status.buffer, np.zeros(status.size, np.uint8))
         program = device.program(self._launches)
-        for i, (buffers, params) in enumerate(
-            zip(self._layout.buffers, self._layout.params, strict=True)
-        ):
+        for i, (buffers, params) in enumerate(zip(layout.buffers, layout.params, strict=True)):
             for slot, b in enumerate(buffers):
-                if b.kind == "arena":
-                    program.bind(i, slot, arena.buffer, b.offset // self._types[i][slot])
-                elif b.kind in ("status", "empty"):
-                    program.bind(i, slot, status.buffer, 0)
+                program.place(i, slot, b.offset // self._types[i][slot])
+                if b.kind == "arena" and arena is not None:
+                    program.bind([(i, slot)], [arena.buffer])
+                elif b.kind in ("status", "empty") and status is not None:
+                    program.bind([(i, slot)], [status.buffer])
             for index, value in enumerate(params):
                 if isinstance(value, int):
                     program.number(i, index, value)
         return program, arena, status
 
+    def _leaf(self, order: Sequence[Node | None], place: int) -> DeviceMemory:
+        memory: Memory = order[place].data.memory  # type: ignore[union-attr]
+        if type(memory) is DeviceMemory and memory.device is self._device:
+            return memory
+        return self._device.memory_of(memory)
+
     def run(self, order: Sequence[Node | None]) -> list[Memory]:
         device = self._device
         device.enter()
         results = [
-            DeviceMemory(device, size) if place < 0 else device.take_over(leaf_memory(order, place))
-            for size, place in self._layout.targets
+            DeviceMemory(device, nbytes, size)
+            if place < 0
+            else device.take_over(leaf_memory(order, place))
+            for nbytes, size, place in self._targets
         ]
         instance = self._free.pop() if self._free else self._instance()
         program, _, status = instance
-        for step, slot, which, first in self._result_slots:
-            program.bind(step, slot, results[which].buffer, first)
-        there: dict[int, DeviceMemory] = {}
-        for step, slot, place, first in self._leaf_slots:
-            memory = there.get(place)
-            if memory is None:
-                memory = there[place] = device.memory_of(leaf_memory(order, place))
-            program.bind(step, slot, memory.buffer, first)
+        program.bind(self._result_slots, [results[i].buffer for i in self._which_result])
+        leaves = [self._leaf(order, place) for place in self._which_leaf]
+        program.bind(self._leaf_slots, [m.buffer for m in leaves])
         for step, index, number in self._numbers:
             program.number(step, index, number.word(order))
         program.launch()
         failed: list[int] = []
-        if self._layout.checks:
+        if self._layout.checks and status is not None:
             counts = device.host_view(status.buffer, status.nbytes).view(np.int32)
             pairs = zip(self._layout.checks, counts.tolist(), strict=True)
             failed = [place for place, n in pairs if n]
@@ -276,6 +289,8 @@ class GpuDevice(PlannedDevice):
 
         What others may still change (the array of `from_numpy`) is copied for each run.
         """
+        if isinstance(memory, DeviceMemory) and memory.device is self:
+            return memory
         copy = memory.copies.get(self) if memory.copies else None
         if copy is None:
             copy = DeviceMemory(self, memory.nbytes)

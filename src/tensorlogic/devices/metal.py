@@ -71,9 +71,12 @@ class _MetalProgram:
     def _pairs(self) -> Iterator[tuple[BuiltLaunch, MetalBuffer]]:
         return zip(self._launches, self._small, strict=True)
 
-    def bind(self, step: int, slot: int, buffer: MetalBuffer, first: int) -> None:
+    def place(self, step: int, slot: int, first: int) -> None:
         self.number(step, self._launches[step].params + slot, first)
-        self._buffers[step][slot] = buffer
+
+    def bind(self, arguments: Sequence[tuple[int, int]], buffers: Sequence[MetalBuffer]) -> None:
+        for (step, slot), buffer in zip(arguments, buffers, strict=True):
+            self._buffers[step][slot] = buffer
 
     def number(self, step: int, index: int, word: int) -> None:
         words = self._words[step]

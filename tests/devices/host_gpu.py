@@ -1,0 +1,96 @@
+"""A device with memory of its own whose kernels are the CPU's: all of `devices/gpu.py`, no GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorlogic.codegen.gpu import GpuLaunch
+from tensorlogic.devices.cpu import Cpu
+from tensorlogic.devices.gpu import BuiltLaunch, GpuDevice
+from tensorlogic.devices.native import Program, run
+from tensorlogic.errors import DeviceError
+from tensorlogic.kernels.ir import BYTES
+from tensorlogic.schedule.emit import Step
+from tensorlogic.schedule.traits import CPU
+from tensorlogic.storage import Bytes
+
+
+class HostGpu(GpuDevice):
+    """Buffers are arrays that the host sees through copies only. `room` bytes fit in them."""
+
+    name = "hostgpu"
+    description = "the CPU as if it had memory of its own, for tests"
+    dialect = "none"
+    unified = False
+    traits = CPU
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cpu = Cpu()
+        self.room = 1 << 62
+        self.filled: list[int] = []
+        """Bytes of each copy from the host."""
+
+    def unavailable(self) -> None:
+        return None
+
+    def enter(self) -> None:
+        pass
+
+    def new_buffer(self, size: int) -> Bytes:
+        if size > self.room:
+            raise MemoryError
+        self.room -= size
+        return np.full(size, 0xA5, np.uint8)
+
+    def drop_buffer(self, buffer: Bytes) -> None:
+        self.room += buffer.nbytes
+
+    def out_of_memory(self, size: int) -> DeviceError:
+        return DeviceError(f"hostgpu: no room for {size} bytes")
+
+    def fill(self, buffer: Bytes, data: Bytes) -> None:
+        self.filled.append(data.nbytes)
+        buffer[: data.nbytes] = data
+
+    def host_view(self, buffer: Bytes, nbytes: int) -> Bytes:
+        return buffer[:nbytes].copy()
+
+    def build(self, source: str, name: str) -> Any:
+        raise NotImplementedError
+
+    def built(self, step: Step, alone: Container[int]) -> BuiltLaunch:
+        sizes = [BYTES[b.dtype] for b in step.all_buffers]
+        function = (self._cpu.launches([step])[0], sizes, self._cpu.scratch(step))
+        launch = GpuLaunch("", "", 1, 1)
+        return BuiltLaunch(function, launch, len(sizes), len(step.all_params), ())
+
+    def program(self, launches: Sequence[BuiltLaunch]) -> HostProgram:
+        return HostProgram(launches)
+
+
+class HostProgram:
+    def __init__(self, launches: Sequence[BuiltLaunch]) -> None:
+        self._launches = launches
+        scratch = max((b.function[2] for b in launches), default=0)
+        self._program = Program([b.function[0] for b in launches], scratch)
+        self._held: dict[tuple[int, int], Bytes] = {}
+        self._first: dict[tuple[int, int], int] = {}
+
+    def place(self, step: int, slot: int, first: int) -> None:
+        self._first[step, slot] = first * self._launches[step].function[1][slot]
+
+    def bind(self, arguments: Sequence[tuple[int, int]], buffers: Sequence[Bytes]) -> None:
+        for (step, slot), buffer in zip(arguments, buffers, strict=True):
+            self._held[step, slot] = buffer
+            address = buffer.__array_interface__["data"][0]
+            self._program.args(step)[slot] = address + self._first[step, slot]
+
+    def number(self, step: int, index: int, word: int) -> None:
+        self._program.args(step)[self._launches[step].buffers + index] = word
+
+    def launch(self) -> None:
+        run(self._program)
