@@ -75,6 +75,7 @@ typedef struct {
 
 static Fiber fibers[MAX_THREADS];
 static Simd simds[MAX_THREADS / LANES];
+static uint8_t lane_order[LANES];
 static char* stacks;
 static const Launch* launch;
 static void* scheduler;
@@ -240,21 +241,20 @@ static void multiply(Simd* simd, uint32_t at) {
 /* All lanes wait at one operation of their simdgroup: let them go on. */
 static int release(uint32_t simd) {
     Fiber* lanes = &fibers[simd * LANES];
-    uint32_t waiting = 0, done = 0, at_barrier = 0;
+    uint32_t states[4] = {0}, other = 0;
     for (int i = 0; i < LANES; i++) {
-        waiting += lanes[i].state == AT_SIMD;
-        done += lanes[i].state == DONE;
-        at_barrier += lanes[i].state == AT_GROUP;
+        states[lanes[i].state]++;
+        if (!other && lanes[i].operation != lanes[0].operation) other = i;
     }
+    const uint32_t waiting = states[AT_SIMD], done = states[DONE], at_barrier = states[AT_GROUP];
     if (waiting == 0) return 0;
     if (waiting < LANES)
         return refuse("group %u, simdgroup %u: an operation of the simdgroup is reached by %u of 32 "
                       "lanes; %u are at a threadgroup barrier, %u have returned",
                       group, simd, waiting, at_barrier, done);
-    for (int i = 1; i < LANES; i++)
-        if (lanes[i].operation != lanes[0].operation)
-            return refuse("group %u, simdgroup %u: lanes 0 and %d wait at different operations of the "
-                          "simdgroup", group, simd, i);
+    if (other)
+        return refuse("group %u, simdgroup %u: lanes 0 and %u wait at different operations of the "
+                      "simdgroup", group, simd, other);
     if (lanes[0].operation == MATRIX) multiply(&simds[simd], (lanes[0].exchanges - 1) & 1);
     if (lanes[0].operation == SIMD_BARRIER && launch->traced)
         trace_simd_barrier(simd, lanes[0].flags);
@@ -267,7 +267,7 @@ static int run_simd(uint32_t simd) {
     int again;
     do {
         for (uint32_t i = 0; i < LANES; i++) {
-            const uint32_t thread = simd * LANES + turn(i, LANES);
+            const uint32_t thread = simd * LANES + lane_order[i];
             if (fibers[thread].state != READY) continue;
             running = thread;
             emu_switch(&scheduler, fibers[thread].stack);
@@ -279,17 +279,21 @@ static int run_simd(uint32_t simd) {
     return again;
 }
 
-static void prepare(uint32_t thread) {
+/* A thread at its beginning; what all groups of a launch have alike is set in the `first`. */
+static void prepare(uint32_t thread, int first) {
     const uint32_t n = launch->threads;
-    const uint32_t ids[IDS] = {
-        group * n + thread, 0, 0, group, 0, 0, thread, 0, 0, n, 1, 1, launch->groups, 1, 1,
-        launch->groups * n, 1, 1, thread % LANES, thread / LANES, n / LANES, thread, LANES};
     Fiber* fiber = &fibers[thread];
-    memcpy(fiber->ids, ids, sizeof ids);
+    if (first) {
+        const uint32_t ids[IDS] = {0, 0, 0, 0, 0, 0, thread, 0, 0, n, 1, 1, launch->groups, 1, 1,
+                                   launch->groups * n, 1, 1, thread % LANES, thread / LANES,
+                                   n / LANES, thread, LANES};
+        memcpy(fiber->ids, ids, sizeof ids);
+    }
+    fiber->ids[0] = group * n + thread;
+    fiber->ids[3] = group;
     fiber->state = READY;
     fiber->exchanges = 0;
     uint64_t* frame = (uint64_t*)(stacks + (size_t)STACK * (thread + 1)) - FRAME_WORDS;
-    memset(frame, 0, FRAME_WORDS * sizeof *frame);
     frame[START_WORD] = (uint64_t)start;
     fiber->stack = frame;
 }
@@ -307,11 +311,11 @@ static int barrier(void) {
     return 1;
 }
 
-static int run_group(void) {
+static int run_group(int first) {
     for (uint32_t i = 0; i < launch->shared_count; i++)
         memset((void*)launch->shared[i], 0xff, launch->shared_sizes[i]);
     if (launch->traced) trace_group();
-    for (uint32_t t = 0; t < launch->threads; t++) prepare(t);
+    for (uint32_t t = 0; t < launch->threads; t++) prepare(t, first);
     const uint32_t count = launch->threads / LANES;
     int again;
     do {
@@ -388,9 +392,10 @@ static int describe_fault(void) {
 }
 
 static int run_all(void) {
+    for (uint32_t i = 0; i < LANES; i++) lane_order[i] = turn(i, LANES);
     for (uint32_t i = 0; i < launch->groups; i++) {
         group = turn(i, launch->groups);
-        if (run_group() < 0) return -1;
+        if (run_group(i == 0) < 0) return -1;
     }
     for (int i = 0; i < MAX_SLOTS; i++)
         if (launch->slots[i] && !untouched(launch->slots[i], launch->sizes[i]))
