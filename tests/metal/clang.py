@@ -20,9 +20,10 @@ INSTALL = (
     "clang is needed to check GPU text: apt-get install clang (on a Mac: xcode-select --install)"
 )
 STANDIN = Path(__file__).with_name("standin")
+EXTENSIONS = "-all,+cl_khr_fp16,+__opencl_c_generic_address_space"
 LANGUAGE = (
     *("-x", "clcpp", "-cl-std=clc++2021", "-cl-no-stdinc", "-nostdinc"),
-    *("-Xclang", "-cl-ext=-all,+cl_khr_fp16,+__opencl_c_generic_address_space"),
+    *("-Xclang", f"-cl-ext={EXTENSIONS}"),
     *("-I", str(STANDIN), "-Wno-unknown-attributes", "-Wno-unused-value", "-Werror=return-type"),
     *("-Werror=uninitialized", "-Werror=undefined-internal", "-ferror-limit=5"),
 )

@@ -39,10 +39,12 @@ class Mode:
     `fast_math`: as Metal's fast math may have it: sums reassociated, quotients by reciprocals, fused
     multiply-adds, no NaN or infinity taken for granted, subnormals flushed, coarser functions.
     `traced`: each access is checked for its bounds and for races, and bytes are counted.
+    `double_math`: functions of floats are those of an NVIDIA GPU here (double_math.h), to test them.
     """
 
     fast_math: bool = False
     traced: bool = False
+    double_math: bool = False
 
     def flags(self) -> tuple[str, ...]:
         flags = ["-O1", "-fPIC", "-fno-asynchronous-unwind-tables", "-fno-stack-protector"]
@@ -51,6 +53,8 @@ class Mode:
             flags += ["-ffast-math", "-ffp-contract=fast", "-DMETAL_FAST"]
         else:
             flags += ["-ffp-contract=off"]
+        if self.double_math:
+            flags += ["-DMETAL_DOUBLE_MATH", "-Xclang", f"-cl-ext={clang.EXTENSIONS},+cl_khr_fp64,+__opencl_c_fp64"]
         if self.traced:
             flags += ["-DMETAL_TRACED", "-fno-vectorize", "-fno-slp-vectorize"]
             flags += ["-fsanitize-coverage=trace-loads,trace-stores,no-prune,bb"]

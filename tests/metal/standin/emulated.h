@@ -1,10 +1,18 @@
 // What runtime.c does for a kernel that runs on the CPU; enough to check a text, too.
 #pragma once
+#ifdef METAL_DOUBLE_MATH
+#include "double_math.h"
+#else
 #define PRIM_1(name) float prim_##name(float); float prim_fast_##name(float);
 #define PRIM_2(name) float prim_##name(float, float); float prim_fast_##name(float, float);
 extern "C" {
 PRIM_1(exp) PRIM_1(exp2) PRIM_1(exp10) PRIM_1(log) PRIM_1(log2) PRIM_1(log10) PRIM_1(sin)
 PRIM_1(cos) PRIM_1(tan) PRIM_1(sinh) PRIM_1(cosh) PRIM_1(tanh) PRIM_2(pow) PRIM_2(fmod)
+}
+#undef PRIM_1
+#undef PRIM_2
+#endif
+extern "C" {
 void prim_threadgroup_barrier(int flags);
 void prim_simdgroup_barrier(int flags);
 uint prim_lane(void);
@@ -13,8 +21,6 @@ ulong prim_multiply(ulong elements);  // two of A, two of B: where the 64 sums o
 uint prim_atomic(ulong address, uint operation, uint operand);
 void prim_touch_matrix(ulong address, uint bytes, int write);
 }
-#undef PRIM_1
-#undef PRIM_2
 
 namespace metal {
 
