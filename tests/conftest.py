@@ -21,3 +21,7 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = "\n\n".join(("a kernel did something wrong:", *faults))
     return report
+
+
+def pytest_sessionfinish() -> None:
+    session.record()

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from tests.metal.checker import lint
 from tests.metal.emulator.library import EXACT, Library, Memory, Mode, Traffic
+from tests.metal.recording import Recorder
 from tests.metal.text import MetalError
 
 ORDERS = (0, 1, 7)
@@ -45,6 +46,7 @@ class Emulator:
     mode: Mode = EXACT
     faults: list[str] = field(default_factory=list)
     launches: list[Launch] | None = None
+    recorder: Recorder | None = None
     count: int = 0
     _libraries: dict[tuple[str, Mode], Library] = field(default_factory=dict)
 
@@ -64,11 +66,15 @@ class Emulator:
     def run(self, text: str, name: str, groups: int, slots: Mapping[int, Memory]) -> None:
         order = ORDERS[self.count % len(ORDERS)]
         self.count += 1
-        traffic = None
+        traffic, before = None, None
+        if self.recorder is not None:
+            before = self.recorder.before(text, slots)
         try:
             traffic = self.library(text).run(name, groups, slots, order)
         except MetalError as e:
             self.faults.append(f"{e}\nin a launch of {groups} groups of\n{text}")
+        if self.recorder is not None and before is not None:
+            self.recorder.after(text, name, groups, slots, before)
         if self.launches is not None:
             sizes = {i: m.size for i, m in slots.items()}
             self.launches.append(Launch(text, name, groups, sizes, traffic))

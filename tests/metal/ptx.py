@@ -14,7 +14,9 @@ from tests.metal import clang
 from tests.metal.text import Parameter, Signature, kernels
 
 ARCH = "sm_80"
-_TID, _GROUP, _SIZE, _GROUPS = (f"(uint)__nvvm_read_ptx_sreg_{r}" for r in ("tid", "ctaid", "ntid", "nctaid"))
+_TID, _GROUP, _SIZE, _GROUPS = (
+    f"(uint)__nvvm_read_ptx_sreg_{r}" for r in ("tid", "ctaid", "ntid", "nctaid")
+)
 _SCALARS = {
     "thread_index_in_threadgroup": f"{_TID}_x()",
     "thread_index_in_simdgroup": f"{_TID}_x() % 32",
@@ -29,7 +31,13 @@ _SCALARS = {
     "threads_per_grid": f"{_GROUPS}_x() * {_SIZE}_x()",
 }
 _FLAGS = (
-    *("-target", "nvptx64-nvidia-cuda", f"-march={ARCH}", "-nocudalib", "-Wno-unknown-cuda-version"),
+    *(
+        "-target",
+        "nvptx64-nvidia-cuda",
+        f"-march={ARCH}",
+        "-nocudalib",
+        "-Wno-unknown-cuda-version",
+    ),
     *("-Xclang", "-target-feature", "-Xclang", "+ptx70", "-O2"),
 )
 _PROGRAM_SCOPE = ",+cl_khr_fp64,+__opencl_c_fp64,+__opencl_c_program_scope_global_variables"
@@ -82,5 +90,10 @@ def _as_function(ir: str, kernel: str) -> str:
         ir = re.sub(rf"^{mark} = .*\n", "", ir, flags=re.MULTILINE)
         ir = re.sub(rf"^(!nvvm.annotations = .*?){mark}(, )?", r"\1", ir, flags=re.MULTILINE)
     ir = re.sub(r"^(!nvvm.annotations = .*), \}$", r"\1}", ir, flags=re.MULTILINE)
-    ir = re.sub(rf"^define [\w ]*void @{kernel}\(", f"define internal spir_kernel void @{kernel}(", ir, flags=re.MULTILINE)
+    ir = re.sub(
+        rf"^define [\w ]*void @{kernel}\(",
+        f"define internal spir_kernel void @{kernel}(",
+        ir,
+        flags=re.MULTILINE,
+    )
     return re.sub(r"^(attributes #\d+ = .*)\bnoinline ", r"\1", ir, flags=re.MULTILINE)

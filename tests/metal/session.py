@@ -6,6 +6,7 @@ and the conformance tests run on it. `gpu` still means what it means on such a m
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from tensorlogic.devices import gpu, metal
 from tensorlogic.devices.base import Registry
 from tests.metal.backend import EMULATOR
+from tests.metal.recording import VARIABLE, Recorder
 
 STANDIN = str(Path(__file__).with_name("standin"))
 
@@ -34,9 +36,18 @@ def install() -> None:
         return None if found == "metal" else found
 
     Registry.accelerator = without_emulator  # type: ignore[method-assign]
+    if os.environ.get(VARIABLE):
+        EMULATOR.recorder = Recorder()
     # Buffers of just the due size, so that what a kernel does beyond them meets a closed page.
     gpu.buffer_size = lambda nbytes: max(nbytes, 1)
     metal._SPARE = 0
+
+
+def record() -> None:
+    """Keep the launches of this run, if it was asked for: see recording.py."""
+    path = os.environ.get(VARIABLE)
+    if path and EMULATOR.recorder is not None:
+        EMULATOR.recorder.save(Path(path))
 
 
 def take_faults() -> list[str]:

@@ -61,9 +61,7 @@ def small(case: Case) -> bool:
     return sum(prod(s) for s in case.shapes if s is not None) <= 1500
 
 
-@pytest.mark.parametrize(
-    ("case", "dtype"), [p for p in test_functions.TABLE if small(p.values[0])]
-)
+@pytest.mark.parametrize(("case", "dtype"), [p for p in test_functions.TABLE if small(p.values[0])])
 def test_traced_functions(case: Case, dtype: str) -> None:
     test_functions.test_function(case, dtype, "traced")
 

@@ -54,7 +54,11 @@ class Mode:
         else:
             flags += ["-ffp-contract=off"]
         if self.double_math:
-            flags += ["-DMETAL_DOUBLE_MATH", "-Xclang", f"-cl-ext={clang.EXTENSIONS},+cl_khr_fp64,+__opencl_c_fp64"]
+            flags += [
+                "-DMETAL_DOUBLE_MATH",
+                "-Xclang",
+                f"-cl-ext={clang.EXTENSIONS},+cl_khr_fp64,+__opencl_c_fp64",
+            ]
         if self.traced:
             flags += ["-DMETAL_TRACED", "-fno-vectorize", "-fno-slp-vectorize"]
             flags += ["-fsanitize-coverage=trace-loads,trace-stores,no-prune,bb"]
