@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 from tensorlogic import settings
 from tensorlogic.devices.base import REGISTRY
-from tensorlogic.devices.cpu import kernel_name, step_text
+from tensorlogic.devices.cpu import kernel_name
 from tensorlogic.graph import Node, inline_calls, shape_text, topological
 from tensorlogic.kernels.spec import Matmul
-from tensorlogic.schedule.emit import Step
+from tensorlogic.schedule.emit import Step, step_text
 from tensorlogic.schedule.fuse import Schedule, schedule
 from tensorlogic.schedule.traits import CPU, GPU
 

@@ -172,16 +172,20 @@ def placeholder(
 class TracedFunction:
     """What tracing a function gave: outputs as a graph over placeholders.
 
-    `captured` are leaves of the graph that are no inputs.
+    `updated` are the inputs, by index, that an update consumes; `plans` what devices keep with it.
     """
 
-    __slots__ = ("inputs", "name", "outputs", "plans")
+    __slots__ = ("inputs", "name", "outputs", "plans", "updated")
 
     def __init__(self, name: str, inputs: tuple[Node, ...], outputs: tuple[Node, ...]):
+        from tensorlogic.ops import UPDATE
+
         self.name = name
         self.inputs = inputs
         self.outputs = outputs
         self.plans: dict[Any, Any] = {}
+        consumed = {id(n.args[0]) for n in topological(outputs) if n.op is UPDATE}
+        self.updated = tuple(i for i, n in enumerate(inputs) if id(n) in consumed)
 
 
 class Call:

@@ -62,10 +62,12 @@ class HostGpu(GpuDevice):
     def build(self, source: str, name: str) -> Any:
         raise NotImplementedError
 
-    def built(self, step: Step, alone: Container[int]) -> BuiltLaunch:
+    def printed(self, step: Step) -> GpuLaunch:
+        return GpuLaunch("", "", 1, 1)
+
+    def built(self, step: Step, launch: GpuLaunch, alone: Container[int]) -> BuiltLaunch:
         sizes = [BYTES[b.dtype] for b in step.all_buffers]
         function = (self._cpu.launches([step])[0], sizes, self._cpu.scratch(step))
-        launch = GpuLaunch("", "", 1, 1)
         return BuiltLaunch(function, launch, len(sizes), len(step.all_params), ())
 
     def program(self, launches: Sequence[BuiltLaunch]) -> HostProgram:

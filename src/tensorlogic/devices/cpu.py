@@ -13,20 +13,14 @@ from tensorlogic.devices.planned import PlannedDevice
 from tensorlogic.devices.plans import CpuPlan
 from tensorlogic.graph import Node
 from tensorlogic.kernels.check import check_kernel
-from tensorlogic.kernels.ir import Kernel, kernel_text
-from tensorlogic.kernels.spec import Matmul, matmul_text
-from tensorlogic.schedule.emit import Step
+from tensorlogic.kernels.ir import Kernel
+from tensorlogic.kernels.spec import Matmul
+from tensorlogic.schedule.emit import Step, step_text
 from tensorlogic.schedule.fuse import Schedule
 from tensorlogic.schedule.traits import CPU
 
 CHUNK = 16_384
 """Elements in a chunk of work, about: some microseconds."""
-
-
-def step_text(step: Step) -> str:
-    """What a step's kernel is; steps of equal text share one compiled function."""
-    kernel = step.kernel
-    return kernel_text(kernel) if isinstance(kernel, Kernel) else matmul_text(kernel)
 
 
 def kernel_name(text: str) -> str:

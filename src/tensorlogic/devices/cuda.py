@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from threading import get_ident
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 from tensorlogic.codegen.gpu import GpuLaunch
 from tensorlogic.devices import diskcache
 from tensorlogic.devices.cuda_driver import Driver, DriverError, Graph
-from tensorlogic.devices.cuda_vendor import Vendor, plain_product, wanted
+from tensorlogic.devices.cuda_vendor import Product, Vendor, plain_product, wanted
 from tensorlogic.devices.gpu import BuiltLaunch, GpuDevice
 from tensorlogic.errors import DeviceError
 from tensorlogic.kernels.ir import BYTES
@@ -32,6 +32,8 @@ OLDEST = (8, 0)
 """Compute capability at least: the 16 x 8 x 16 matrix instructions came with it."""
 STAGE = 8 << 20
 """Bytes of each of the two pinned buffers through which file data goes to the card."""
+_VENDORS = GpuLaunch("", "", 0, 0)
+"""The launch of a step that the vendor's library does."""
 _NVRTC_OPTIONS = ("--std=c++17", "--ftz=false")
 
 
@@ -53,6 +55,7 @@ class Cuda(GpuDevice):
     description = "NVIDIA GPU through cuda-bindings"
     dialect = "cuda"
     unified = False
+    builders = 8
 
     def __init__(self, index: int = 0) -> None:
         super().__init__()
@@ -164,14 +167,19 @@ class Cuda(GpuDevice):
             diskcache.write(key, image)
         return driver.load(image, name)
 
-    def built(self, step: Step, alone: Container[int]) -> BuiltLaunch:
-        if isinstance(step.kernel, Matmul) and self._vendor is not None:
-            product = plain_product(step.kernel, step.sizes())
-            if product is not None:
-                function = (self._vendor, product, [BYTES[b.dtype] for b in step.all_buffers])
-                counts = len(step.all_buffers), len(step.all_params)
-                return BuiltLaunch(function, GpuLaunch("", "", 0, 0), *counts, ())
-        return super().built(step, alone)
+    def printed(self, step: Step) -> GpuLaunch:
+        return super().printed(step) if self._product(step) is None else _VENDORS
+
+    def function_of(self, step: Step, launch: GpuLaunch) -> Any:
+        if launch is not _VENDORS:
+            return super().function_of(step, launch)
+        return self._vendor, self._product(step), [BYTES[b.dtype] for b in step.all_buffers]
+
+    def _product(self, step: Step) -> Product | None:
+        """The step as one for the vendor's library, if it is that."""
+        if not isinstance(step.kernel, Matmul) or self._vendor is None:
+            return None
+        return plain_product(step.kernel, step.sizes())
 
     @cached_property
     def _vendor(self) -> Vendor | None:
@@ -257,7 +265,7 @@ class CudaProgram:
                 run.clear()
 
         for step, (b, pointers) in enumerate(zip(self._launches, self._pointers, strict=True)):
-            if isinstance(b.function, tuple):
+            if b.launch is _VENDORS:
                 close()
                 stages.append(step)
             elif b.launch.groups:

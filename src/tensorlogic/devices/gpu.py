@@ -7,10 +7,10 @@ nothing waits for them but the one who reads a result on the host.
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Container, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,11 +22,13 @@ from tensorlogic.devices.planned import PlannedDevice
 from tensorlogic.graph import Node
 from tensorlogic.kernels.check import check_kernel
 from tensorlogic.kernels.ir import BYTES, Kernel
-from tensorlogic.schedule.emit import Step
+from tensorlogic.schedule.emit import Step, step_text
 from tensorlogic.schedule.fuse import Schedule
 from tensorlogic.schedule.traits import GPU
 from tensorlogic.storage import Bytes, Memory, serials
 
+MAX_PRINTED = 4096
+"""Texts kept by kernel and sizes."""
 _SMALLEST = 256
 """Bytes of a buffer at least; buffers are multiples of it."""
 
@@ -120,7 +122,7 @@ class GpuPlan:
         self.ready = self._layout.ready
         writers = Counter(id(n) for s in schedule.steps for n in s.writes)
         alone = {key for key, count in writers.items() if count == 1}
-        self._launches = [device.built(s, alone) for s in schedule.steps]
+        self._launches = device.launches(schedule.steps, alone)
         self._types = [[BYTES[b.dtype] for b in s.all_buffers] for s in schedule.steps]
         self._targets = [(n, buffer_size(n), place) for n, place in self._layout.targets]
         # Arguments (step, slot) that each run binds, and to which result or leaf.
@@ -205,16 +207,19 @@ class GpuPlan:
 class GpuDevice(PlannedDevice):
     """A GPU behind the few things that its back end must do.
 
-    `dialect` is the printed one. `unified`: whether the host sees buffers as they are.
+    `dialect` is the printed one. `unified`: whether the host sees buffers as they are. `builders`:
+    how many texts are built at a time.
     """
 
     dialect: str
     unified: bool
+    builders = 1
     traits = GPU
 
     def __init__(self) -> None:
         super().__init__()
         self._built: dict[str, Any] = {}
+        self._printed: dict[Any, GpuLaunch] = {}
         self._pool: dict[int, list[Any]] = {}
 
     # ---- what a back end does ----
@@ -319,19 +324,44 @@ class GpuDevice(PlannedDevice):
         """How many kernels this process has built."""
         return len(self._built)
 
-    def built(self, step: Step, alone: Container[int]) -> BuiltLaunch:
-        """The launch of a step; equal texts share one function. `alone`: ids of nodes that no other
-        step writes."""
-        if isinstance(step.kernel, Kernel):
-            check_kernel(step.kernel)
-        launch = gpu_launch(step.kernel, "compute", self.dialect, step.sizes())
-        key = hashlib.sha256(launch.source.encode()).hexdigest()
-        if key not in self._built:
-            self._built[key] = self.build(launch.source, launch.name)
+    def launches(self, steps: Sequence[Step], alone: Container[int]) -> list[BuiltLaunch]:
+        """The launches of steps; equal texts share one function, and those that are not there yet
+        are built, several at a time. `alone`: ids of nodes that no other step writes."""
+        printed = [self.printed(s) for s in steps]
+        missing = {p.source: p.name for p in printed if p.source and p.source not in self._built}
+        if len(missing) > 1 and self.builders > 1:
+            with ThreadPoolExecutor(self.builders) as pool:
+                functions = pool.map(self.build, missing.keys(), missing.values())
+                self._built.update(zip(missing, functions, strict=True))
+        else:
+            for source, name in missing.items():
+                self._built[source] = self.build(source, name)
+        return [self.built(s, p, alone) for s, p in zip(steps, printed, strict=True)]
+
+    def printed(self, step: Step) -> GpuLaunch:
+        """The text of a step's kernel for its sizes, with the launch that runs it."""
+        sizes = step.sizes()
+        key = (step_text(step), tuple(sizes.items()))
+        found = self._printed.get(key)
+        if found is None:
+            if isinstance(step.kernel, Kernel):
+                check_kernel(step.kernel)
+            if len(self._printed) >= MAX_PRINTED:
+                self._printed.clear()
+            found = gpu_launch(step.kernel, "compute", self.dialect, sizes)
+            self._printed[key] = found
+        return found
+
+    def built(self, step: Step, launch: GpuLaunch, alone: Container[int]) -> BuiltLaunch:
+        """A printed launch with its function."""
         results = tuple(
             (slot, BYTES[b.dtype], use[0].size * BYTES[b.dtype])
             for slot, (b, use) in enumerate(zip(step.all_buffers, step.buffers, strict=True))
             if b.written and use is not None and id(use[0]) in alone and step.in_place is None
         )
         counts = len(step.all_buffers), len(step.all_params)
-        return BuiltLaunch(self._built[key], launch, *counts, results)
+        return BuiltLaunch(self.function_of(step, launch), launch, *counts, results)
+
+    def function_of(self, step: Step, launch: GpuLaunch) -> Any:
+        """What runs a launch: the built function of its text."""
+        return self._built[launch.source]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from threading import Lock
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from tensorlogic import settings
 from tensorlogic.devices.errors import value_error
 from tensorlogic.devices.layout import CheckFailed, result_data
 from tensorlogic.graph import Node, inline_calls, topological
-from tensorlogic.ops import CONVERT
+from tensorlogic.ops import CONVERT, UPDATE
 from tensorlogic.schedule.fuse import Schedule, may_overwrite, schedule
 from tensorlogic.schedule.traits import Traits
 from tensorlogic.storage import Memory
@@ -51,12 +51,14 @@ def plan_key(order: Sequence[Node], roots: Sequence[Node], settings: object) -> 
     for n in order:
         if n.op is not None:
             parts.append((n.op, n.attrs, n.shape, n.dtype, tuple(place[id(a)] for a in n.args)))
-    parts += leaf_key([n for n in order if n.op is None])
+    updated = {id(n.args[0]) for n in order if n.op is UPDATE}
+    parts += leaf_key([n for n in order if n.op is None], updated)
     return tuple(parts)
 
 
-def leaf_key(leaves: Sequence[Node]) -> list[Any]:
-    """Dtype, storage, layout and aliasing of leaves, and which may be written in place."""
+def leaf_key(leaves: Sequence[Node], updated: Container[int]) -> list[Any]:
+    """Dtype, storage, layout and aliasing of leaves, and whether those that are `updated` (ids) may
+    be written in place."""
     memories: dict[int, int] = {}
     parts: list[Any] = []
     for n in leaves:
@@ -66,7 +68,7 @@ def leaf_key(leaves: Sequence[Node]) -> list[Any]:
             parts.append((n.dtype, n.weak, alias))
         else:
             layout = (n.shape, n.dtype, d.storage, d.offset, d.strides)
-            parts.append((*layout, alias, may_overwrite(n)))
+            parts.append((*layout, alias, id(n) in updated and may_overwrite(n)))
     return parts
 
 
@@ -132,7 +134,8 @@ class PlannedDevice(ABC):
         if any(a.op is not None for a in args):
             return None
         current = settings.current()
-        key = (self, current, tuple(n.attrs[1] for n in results), *leaf_key(args))
+        updated = {id(args[i]) for i in traced.updated}
+        key = (self, current, tuple(n.attrs[1] for n in results), *leaf_key(args, updated))
         kept = traced.plans.get(key)
         if kept is None:
             with self._lock:

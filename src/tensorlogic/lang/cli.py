@@ -103,6 +103,15 @@ def _parser() -> argparse.ArgumentParser:
 
     devices = kinds.add_parser("devices", parents=[common], help="show the devices")
     devices.set_defaults(run=commands.devices)
+
+    selftest = kinds.add_parser(
+        "selftest",
+        parents=[common],
+        help="check and time the devices of this machine; prints a report to paste into an issue",
+    )
+    selftest.add_argument("--device", help="only this one, such as metal or cuda:1")
+    selftest.add_argument("--no-timings", action="store_true", help="check only")
+    selftest.set_defaults(run=commands.selftest)
     return parser
 
 

@@ -19,7 +19,7 @@ def message_of(error: Exception) -> str:
     """An error as the command shows it."""
     from tensorlogic.errors import TensorLogicError
 
-    if isinstance(error, TensorLogicError):
+    if isinstance(error, TensorLogicError | SelfTestFailed):
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
@@ -143,3 +143,16 @@ def devices(options: argparse.Namespace) -> None:
         here = "yes" if device.available else "no"
         table.add_row(device.name, here, device.description, device.reason)
     _console().print(table)
+
+
+def selftest(options: argparse.Namespace) -> None:
+    from tensorlogic.testing.selftest import report
+
+    text, failed = report(options.device, timings=not options.no_timings)
+    print(text)
+    if failed:
+        raise SelfTestFailed(f"{failed} check{'s' if failed > 1 else ''} failed")
+
+
+class SelfTestFailed(Exception):
+    """The machine computes something wrong: the report says what."""

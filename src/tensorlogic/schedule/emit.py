@@ -28,7 +28,7 @@ from tensorlogic.kernels.ir import (
     param,
     var,
 )
-from tensorlogic.kernels.spec import BATCH, COL, ROW, Matmul
+from tensorlogic.kernels.spec import BATCH, COL, ROW, Matmul, matmul_text
 from tensorlogic.schedule.affine import Affine, LoopVar, collapse, dense
 from tensorlogic.schedule.lower import BufferRef, CheckRecord, FoldRecord, Lowering, Materialise
 
@@ -85,6 +85,12 @@ class Step:
         """The parameters that are known before the run, by name."""
         pairs = zip(self.all_params, self.params, strict=True)
         return {p.attr: v for p, v in pairs if isinstance(v, int)}
+
+
+def step_text(step: Step) -> str:
+    """What a step's kernel is; steps of equal text share one compiled function."""
+    kernel = step.kernel
+    return ir.kernel_text(kernel) if isinstance(kernel, Kernel) else matmul_text(kernel)
 
 
 @dataclass(eq=False)
