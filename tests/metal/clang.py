@@ -10,8 +10,10 @@ import hashlib
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from threading import get_ident
 
 from tensorlogic import settings
 from tests.metal.text import MetalError
@@ -55,10 +57,13 @@ def run(command: list[str], text: str = "") -> str:
 def folder() -> Path:
     path = settings.cache_folder() / "metal_emulator"
     path.mkdir(parents=True, exist_ok=True)
-    files = sorted((p for p in path.iterdir() if p.is_file()), key=lambda p: -p.stat().st_mtime)
+    found = []
+    for file in path.iterdir():
+        with suppress(FileNotFoundError):  # another process has just finished or removed it
+            found.append((-file.stat().st_mtime, file.stat().st_size, file))
     total = 0
-    for file in files:
-        total += file.stat().st_size
+    for _, size, file in sorted(found):
+        total += size
         if total > LIMIT:
             file.unlink(missing_ok=True)
     return path
@@ -72,7 +77,7 @@ def kept(suffix: str, *parts: str) -> Path:
 
 def compile_to(path: Path, flags: list[str], source: str = "") -> None:
     """Runs clang with an output that appears whole or not at all; the text is its input."""
-    aside = path.with_name(f".{os.getpid()}-{path.name}")
+    aside = path.with_name(f".{os.getpid()}-{get_ident()}-{path.name}")
     run([clang(), *flags, "-o", str(aside), *(["-"] if source else [])], source)
     os.replace(aside, path)
 

@@ -11,7 +11,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from tensorlogic.devices import gpu, metal
+from tensorlogic.devices import metal
 from tensorlogic.devices.base import Registry
 from tests.metal.backend import EMULATOR
 from tests.metal.recording import VARIABLE, Recorder
@@ -39,8 +39,9 @@ def install() -> None:
     if os.environ.get(VARIABLE):
         EMULATOR.recorder = Recorder()
     # Buffers of just the due size, so that what a kernel does beyond them meets a closed page.
-    gpu.buffer_size = lambda nbytes: max(nbytes, 1)
+    metal.Metal.sized = staticmethod(lambda nbytes: max(nbytes, 1))  # type: ignore[method-assign]
     metal._SPARE = 0
+    metal.Metal.builders = os.cpu_count() or 1
 
 
 def record() -> None:

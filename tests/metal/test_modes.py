@@ -21,10 +21,15 @@ from tests.metal import session, traced
 from tests.metal.backend import emulated
 from tests.metal.emulator.library import FAST_MATH
 
-traced.register()
 TINY = float(np.finfo(np.float32).tiny)
 LARGE = 1e38
 needs_emulator = pytest.mark.skipif(not session.emulated(), reason="the real GPU is here")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def traced_device() -> Iterator[None]:
+    with traced.registered():
+        yield
 
 
 @pytest.fixture

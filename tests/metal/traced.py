@@ -8,7 +8,8 @@ and each launch runs in several orders of its threads, which have to agree to th
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,7 +168,14 @@ def _place(node: Node, plan: Schedule, memory: dict[int, Memory]) -> Memory:
     return memory[id(node)]
 
 
-def register() -> None:
-    """Make it known to `device=`."""
-    if "traced" not in REGISTRY.names():
-        REGISTRY.register("traced", Traced)
+@contextmanager
+def registered() -> Iterator[Traced]:
+    """While `device="traced"` means it."""
+    REGISTRY.register("traced", Traced)
+    try:
+        device = REGISTRY.get("traced")
+        assert isinstance(device, Traced)
+        yield device
+    finally:
+        REGISTRY._factories.pop("traced")
+        REGISTRY._open.pop("traced")

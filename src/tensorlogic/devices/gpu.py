@@ -213,6 +213,8 @@ class GpuDevice(PlannedDevice):
 
     dialect: str
     unified: bool
+    sized = staticmethod(buffer_size)
+    """The bytes of the buffer for so many."""
     builders = 1
     traits = GPU
 
