@@ -27,8 +27,8 @@ def without_barriers(text: str) -> Iterator[tuple[str, str]]:
 def without_bounds(text: str) -> Iterator[tuple[str, str]]:
     """For each bounds check its place and the text without it; loops run once too often.
 
-    Left out are checks behind which another stands: the reads and writes of a pack are each told how
-    many elements are left (`stop - index`).
+    Left out are checks behind which another stands: the reads and writes of a pack are each told
+    how many elements are left (`stop - index`).
     """
     for start, end in _parts(text):
         part = text[start:end]
@@ -68,14 +68,8 @@ def _is_bound(part: str, left: str, right: str) -> bool:
         return False
     if _VARYING.fullmatch(left) or _VARYING.fullmatch(right):
         return False
-    return (
-        re.search(
-            rf"^ +\w+ (?:{re.escape(right)}|{re.escape(left)}) = [^;]*\n(?=.*\b{re.escape(right)} = )",
-            part,
-            re.MULTILINE | re.DOTALL,
-        )
-        is None
-    )
+    variable = rf"^ +\w+ {re.escape(right)} = "  # constants are declared const
+    return re.search(variable, part, re.MULTILINE) is None
 
 
 def _checked_again(part: str, condition: str) -> bool:

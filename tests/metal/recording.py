@@ -3,8 +3,8 @@
     TENSORLOGIC_METAL_RECORD=launches.zip python -m pytest tests/conformance -k metal
     python -m tests.metal.recording launches.zip
 
-The first line keeps, for each text that the tests run on the emulator, its smallest launch: what the
-buffers hold before and after it. The second adds the machine code of each text: clang's PTX,
+The first line keeps, for each text that the tests run on the emulator, its smallest launch: what
+the buffers hold before and after it. The second adds the machine code of each text: clang's PTX,
 assembled by ptxas where it is installed.
 """
 

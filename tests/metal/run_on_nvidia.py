@@ -2,10 +2,11 @@
 
     python tests/metal/run_on_nvidia.py launches.zip
 
-Needs NumPy and CuPy and nothing of this repository: the file (recording.py makes it) holds, for each
-text that the conformance tests ran on the emulator, its code for this GPU, and one launch with what
-its buffers held before and after. What they hold here has to be the same to the bit, or within the
-tolerance of another rounding of exp, log, sin and the like. Ends with status 1 if anything is wrong.
+Needs NumPy and CuPy and nothing of this repository: the file (recording.py makes it) holds, for
+each text that the conformance tests ran on the emulator, its code for this GPU, and one launch with
+what its buffers held before and after. What they hold here has to be the same to the bit, or within
+the tolerance of another rounding of exp, log, sin and the like. Ends with status 1 if anything is
+wrong.
 """
 
 from __future__ import annotations

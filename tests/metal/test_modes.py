@@ -1,4 +1,4 @@
-"""The conformance tests on small shapes with each access traced, and on what Metal's fast math does.
+"""The conformance tests on small shapes with each access traced, and as fast math has them.
 
 The tests of the other modules are called with another device, or with the emulator in another mode.
 """

@@ -1,8 +1,8 @@
-"""A device that runs each kernel of a schedule on its own, traced, in memory of just the due size.
+"""A device that runs each kernel of a schedule on its own, traced, in memory of the due size.
 
-The Metal device keeps intermediates in one arena and rounds buffers up, so that a closed page is not
-always next to what a kernel may touch. Here each node has memory of its own, every access is checked,
-and each launch runs in several orders of its threads, which have to agree to the bit.
+The Metal device keeps intermediates in one arena, so that a closed page is not always next to what
+a kernel may touch. Here each node has memory of its own, every access is checked, and each launch
+runs in several orders of its threads, which have to agree to the bit.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def memory_of(array: Array) -> Memory:
 
 def content(memory: Memory) -> Array:
     """The bytes of a memory, as a view of it."""
-    return np.ctypeslib.as_array((ctypes.c_ubyte * memory.size).from_address(memory.address))
+    span = (ctypes.c_ubyte * memory.size).from_address(memory.address)
+    span.memory = memory  # lives as long as any view of it
+    return np.ctypeslib.as_array(span)
 
 
 class Traced:

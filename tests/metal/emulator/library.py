@@ -1,4 +1,4 @@
-"""A Metal text compiled for this machine, and its kernels run on memory with closed pages around."""
+"""A Metal text compiled for this machine; its kernels run on memory with closed pages around."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _ID_WORDS = {
 class Mode:
     """How a text is compiled and run.
 
-    `fast_math`: as Metal's fast math may have it: sums reassociated, quotients by reciprocals, fused
-    multiply-adds, no NaN or infinity taken for granted, subnormals flushed, coarser functions.
+    `fast_math`: as Metal's fast math may have it: sums reassociated, quotients by reciprocals,
+    fused multiply-adds, NaN and infinity not heeded, subnormals flushed, coarser functions.
     `traced`: each access is checked for its bounds and for races, and bytes are counted.
-    `double_math`: functions of floats are those of an NVIDIA GPU here (double_math.h), to test them.
+    `double_math`: functions of floats as for an NVIDIA GPU (double_math.h), to test them.
     """
 
     fast_math: bool = False
@@ -190,7 +190,8 @@ class Library:
 def _entries(kernels: object) -> str:
     """Functions that call each kernel with what runtime.c gives, in the language of the text."""
     lines = [
-        "kernel void emu_place(__global ulong* at) { __local ulong emu_mark; *at = (ulong)&emu_mark; }"
+        "kernel void emu_place(__global ulong* at) {",
+        "__local ulong emu_mark; *at = (ulong)&emu_mark; }",
     ]
     for kernel in kernels:  # type: ignore[attr-defined]
         arguments = []

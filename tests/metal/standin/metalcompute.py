@@ -1,10 +1,9 @@
-"""A stand-in for the package metalcompute 0.2.9, which exists for macOS alone: the same objects, calls
-and quirks, read from its source; kernels are run by `tests.metal.backend`.
+"""A stand-in for the package metalcompute 0.2.9, which exists for macOS alone.
 
-A command runs as late as it may, when a handle is dropped that is its own or that of a later one, so
-that who reads too early, or changes too early what a kernel has still to read, gets a wrong result.
-What happens to a kernel that does something wrong is that it stops, and nobody is told: the
-backend keeps a list of it. The functions of version 0.1 (`init`, `compile`, `run`...) are not here.
+It has the same objects, calls and quirks, read from its source; `tests.metal.backend` runs kernels.
+A command runs as late as it may, when its handle or that of a later one is dropped, so that who
+reads too early, or changes too early what a kernel has still to read, gets a wrong result. A kernel
+that does something wrong stops, and nobody is told: the backend keeps a list of it. The functions of version 0.1 (`init`, `compile`, `run`...) are not here.
 """
 
 from __future__ import annotations
