@@ -3,7 +3,8 @@
 It has the same objects, calls and quirks, read from its source; `tests.metal.backend` runs kernels.
 A command runs as late as it may, when its handle or that of a later one is dropped, so that who
 reads too early, or changes too early what a kernel has still to read, gets a wrong result. A kernel
-that does something wrong stops, and nobody is told: the backend keeps a list of it. The functions of version 0.1 (`init`, `compile`, `run`...) are not here.
+that does something wrong stops, and nobody is told: the backend keeps a list of it. The functions
+of version 0.1 (`init`, `compile`, `run`...) are not here.
 """
 
 from __future__ import annotations
