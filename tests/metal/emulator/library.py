@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -47,8 +48,7 @@ class Mode:
     double_math: bool = False
 
     def flags(self) -> tuple[str, ...]:
-        flags = ["-O1", "-fPIC", "-fno-asynchronous-unwind-tables", "-fno-stack-protector"]
-        flags += [f"-march={_MARCH[platform.machine()]}"]
+        flags = [*_code_flags(), "-fno-asynchronous-unwind-tables", "-fno-stack-protector"]
         if self.fast_math:
             flags += ["-ffast-math", "-ffp-contract=fast", "-DMETAL_FAST"]
         else:
@@ -64,6 +64,20 @@ class Mode:
             flags += ["-fsanitize-coverage=trace-loads,trace-stores,no-prune,bb"]
             flags += ["-fsanitize=alignment,bounds,integer-divide-by-zero", "-fsanitize-trap=all"]
         return tuple(flags)
+
+
+def _code_flags() -> list[str]:
+    return ["-O1", "-fPIC", f"-march={_MARCH[platform.machine()]}"]
+
+
+def _compile(path: Path, flags: Sequence[str], source: str) -> None:
+    if platform.machine() == "x86_64":
+        clang.compile_to(path, [*flags, "-c"], source)
+        return
+    # LLVM's arm64 does not know OpenCL's calling conventions, which are the usual one here.
+    ir = clang.run([clang.clang(), *flags, "-S", "-emit-llvm", "-o", "-", "-"], source)
+    ir = re.sub(r"\bspir_(?:kernel|func) ", "", ir)
+    clang.compile_to(path, ["-x", "ir", *_code_flags(), "-c"], ir)
 
 
 EXACT = Mode()
@@ -140,7 +154,7 @@ class Library:
         flags = clang.with_header(*mode.flags())
         path = clang.kept(".o", source, *flags)
         if not path.exists():
-            clang.compile_to(path, [*flags, "-c"], source)
+            _compile(path, flags, source)
         image = path.read_bytes()
         variables = _variables(image)
         for name in self.kernels:
