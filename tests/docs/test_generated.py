@@ -50,7 +50,7 @@ class _Item:
 def test_what_a_table_lacks_is_found(params: dict[str, object], missing: list[str]) -> None:
     page = Record()
     page.found["exp"] = Evidence({"float32"}, {"cpu"}, {"rows"})
-    page.found["take"] = Evidence({"float32", "int32"}, {"cpu", "cuda"}, {"rows"})
+    page.found["take"] = Evidence({"float32", "int32"}, {"cpu", "metal"}, {"rows"})
     record = Record()
     record.add(_Item(**params))  # type: ignore[arg-type]
     assert record.missing_from(page.page()) == missing
