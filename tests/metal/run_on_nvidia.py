@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 import zipfile
 from collections import Counter, defaultdict
@@ -29,7 +30,7 @@ def largest_error(found: Any, wanted: Any, ctype: str) -> float:
     """The greatest difference as a part of what is allowed; 0 where all bits agree."""
     if np.array_equal(found, wanted):
         return 0.0
-    name = next((t for t in TYPES if t in ctype.split()), None)
+    name = next((t for t in TYPES if t in re.findall(r"\w+", ctype)), None)
     if name is None or found.size % np.dtype(TYPES[name]).itemsize:
         return float("inf")
     a, b = (x.view(TYPES[name]) for x in (found, wanted))
