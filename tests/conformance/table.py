@@ -29,8 +29,9 @@ and devices its tests ran, how far a float32 result may be from the exact one, c
 (in units in the last place, or in those of the size of the sums behind it; a float16 result is the
 exact one, rounded, or a neighbour), and which tests found that it is so.
 
-Besides, every op of this table is printed for Metal and CUDA with each of its dtypes, and the text
-is checked by a compiler (`tests/plans/test_printed.py`).
+`metal` was emulated ([what that shows](design/metal.md)). Besides, every op of this table is
+printed for Metal and CUDA with each of its dtypes, and the text is checked by a compiler
+(`tests/plans/test_printed.py`).
 
 """
 

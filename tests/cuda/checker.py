@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.metal.checker import clang
+from tests.metal.clang import clang
 
 STANDIN = Path(__file__).with_name("standin") / "cuda_builtins.h"
 FLAGS = [

@@ -63,7 +63,7 @@ def test_arguments_are_addresses_then_words(driver: FakeDriver) -> None:
     out, given, word = node.words(3)
     assert out == y._node.data.memory.buffer  # type: ignore[union-attr]
     assert driver.memory_of[given][:16].view(np.float16).tolist() == [1] * 8
-    assert (node.function, node.groups) == ("kernel", 1)
+    assert (node.function, node.groups) == ("compute", 1)
     assert word == 3
 
 
@@ -87,7 +87,7 @@ def test_kernels_are_compiled_once_and_kept_on_disk(driver: FakeDriver, tmp_path
     assert "--gpu-architecture=sm_90" in compiled[1]
     again = Cuda()
     again._driver = driver  # type: ignore[assignment]
-    again.build(compiled[0], "kernel")
+    again.build(compiled[0], "compute")
     assert len(driver.compiled) == 1
 
 

@@ -58,7 +58,7 @@ def test_what_a_table_lacks_is_found(params: dict[str, object], missing: list[st
 
 def test_the_table_keeps_what_other_machines_found() -> None:
     first, second = Record(), Record()
-    first.found["exp"] = Evidence({"float32"}, {"cpu", "metal"}, {"rows"})
+    first.found["exp"] = Evidence({"float32"}, {"cpu", "cuda"}, {"rows"})
     second.found["exp"] = Evidence({"float32"}, {"cpu"}, {"rows"})
     assert second.page() != first.page()
     assert second.page(first.page()) == first.page()

@@ -38,6 +38,13 @@ def test_embedding(minilm: tl.Model, i: int, device: str) -> None:
     assert found @ EMBEDDINGS[i] / np.linalg.norm(found) > 0.9999
 
 
+@pytest.mark.parametrize("i", [0, 1])
+def test_embedding_on_metal(minilm: tl.Model, i: int) -> None:
+    """On an Apple GPU, or on the emulator."""
+    found = _embedding(minilm, GOLDEN["ids"][i], "metal")
+    assert found @ EMBEDDINGS[i] / np.linalg.norm(found) > 0.9999
+
+
 def test_other_sentences_are_told_apart(minilm: tl.Model) -> None:
     """The bound of test_embedding is one that no other sentence meets."""
     found = _embedding(minilm, GOLDEN["ids"][0], "cpu")

@@ -213,6 +213,8 @@ class GpuDevice(PlannedDevice):
 
     dialect: str
     unified: bool
+    sized = staticmethod(buffer_size)
+    """The bytes of the buffer for so many."""
     builders = 1
     traits = GPU
 
@@ -348,7 +350,7 @@ class GpuDevice(PlannedDevice):
                 check_kernel(step.kernel)
             if len(self._printed) >= MAX_PRINTED:
                 self._printed.clear()
-            found = gpu_launch(step.kernel, "kernel", self.dialect, sizes)
+            found = gpu_launch(step.kernel, "compute", self.dialect, sizes)
             self._printed[key] = found
         return found
 

@@ -1,0 +1,1 @@
+"""Runs unchanged Metal text on the CPU: see library.py, runtime.c and trace.c."""
