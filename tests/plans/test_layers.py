@@ -60,9 +60,10 @@ def test_an_encoder_layer_takes_nine_launches(
 @pytest.mark.parametrize("tokens", [1, 3])
 @pytest.mark.parametrize("traits", DEVICES.values(), ids=DEVICES)
 def test_a_decoding_layer_takes_six_launches(traits: Traits, tokens: int) -> None:
+    """On a GPU seven: there the parts of a long cache are merged by a launch of its own."""
     traits = replace(traits, fold_rows=4)  # whatever is faster for three
     plans = [decoding(n, tokens, traits) for n in (2, 3)]
-    assert len(plans[1].steps) - len(plans[0].steps) == 6
+    assert len(plans[1].steps) - len(plans[0].steps) == (7 if traits.gpu else 6)
 
 
 def layer(plan: Schedule) -> list[Step]:
