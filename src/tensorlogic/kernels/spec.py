@@ -146,7 +146,8 @@ class Attention:
     With `split`, the keys below `stop` are cut into `parts`, each with its own results: acc is the
     sum of exp(score - top) * v, and `row_stores` run once for each row, with top and total.
 
-    `few` is heads * queries where these are few rows, which share each key that is read; else 0.
+    `few` is how many heads there are if they are few with one query each, which share each key that
+    is read; else 0.
     A kernel's arguments are the buffers q, k, v, *buffers and ATTENTION_PARAMS, *params.
     """
 

@@ -58,7 +58,7 @@ from tensorlogic.schedule.lower import (
 from tensorlogic.schedule.traits import Traits
 
 FEW = 8
-"""Rows of a batch up to which they share each key that is read, and keys may be cut into parts."""
+"""Rows of a batch up to which keys may be cut into parts; of one query, they share each key."""
 _LOWEST = const(-math.inf, "f32")
 
 
@@ -105,8 +105,9 @@ class _Builder:
     def steps(self, traits: Traits) -> tuple[list[Step], list[Node]]:
         rows = self.each * self.queries
         batches = math.prod(self.node.shape[:-1]) // max(rows, 1)
-        few = rows if rows <= FEW else 0
-        parts = _parts(batches, self.keys, traits) if few else 1
+        # How many heads share keys is a matter of the model; lengths must not be part of a kernel.
+        few = rows if rows <= FEW and self.queries == 1 else 0
+        parts = _parts(batches, self.keys, traits) if rows <= FEW else 1
         spec, strides = self._spec(few, parts)
         step = self.emitter.step([], 0, 0)
         sizes = [batches, self.each, self.queries, self.keys, parts]
