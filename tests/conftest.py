@@ -11,6 +11,14 @@ from tests.metal import session
 session.install()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs on an NVIDIA card can be chosen by `-m cuda`."""
+    for item in items:
+        call = getattr(item, "callspec", None)
+        if call is not None and call.params.get("tl_device", call.params.get("device")) == "cuda":
+            item.add_marker("cuda")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]

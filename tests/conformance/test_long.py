@@ -40,7 +40,7 @@ def test_a_loop_of_100_000_ops(shallow: object) -> None:
             blocks = max(blocks, sys.getallocatedblocks() - before)
     assert x.tolist() == [STEPS] * 4
     assert longest <= MAX_PENDING
-    assert blocks < 20 * MAX_PENDING
+    assert blocks < 24 * MAX_PENDING
 
 
 def test_wide_graphs_are_cut_too(shallow: object, device: str) -> None:

@@ -118,6 +118,8 @@ def test_a_terminal(tmp_path: Path) -> None:
         stderr=follower,
         env=environment,
         start_new_session=True,
+        # A process that was started in the background ignores it, and so would this one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(follower)
     assert b":quit or Ctrl-D ends" in _read_until(leader, b"tl> ")

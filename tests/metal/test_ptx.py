@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tensorlogic.codegen import gpu_matmul
-from tests.gpu_texts import MATMULS, MATVECS, matmul_text, matvec_text, texts
+from tensorlogic.codegen.gpu_tiles import SMALL
+from tests.gpu_texts import MATMULS, matmul_text, texts
 from tests.metal.ptx import ptx, slots
 from tests.metal.text import kernels
 
 TEXTS = {n: t for n, t in texts("metal") if not re.search(r"_(256|32)_i\d\d$", n)}
-TEXTS |= {f"matmul_{n}": matmul_text(n, "metal", gpu_matmul.SMALL) for n in MATMULS}
-TEXTS |= {f"matvec_{n}": matvec_text(n, "metal") for n in MATVECS}
+TEXTS |= {f"matmul_{n}": matmul_text(n, "metal", SMALL) for n in MATMULS}
 
 
 @cache

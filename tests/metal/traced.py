@@ -70,8 +70,8 @@ class Traced:
         checks = [v for s in plan.steps for v in s.params if isinstance(v, CheckRecord)]
         status = memory_of(np.zeros(max(len(checks), 1), np.int32))
         for step in plan.steps:
-            if step.in_place is not None:
-                memory[id(step.writes[0])] = _place(step.in_place, plan, memory)
+            for written, old in step.in_place:
+                memory[id(written)] = _place(old, plan, memory)
             self._launch(step, plan, memory, checks, status)
         for check, count in zip(checks, content(status).view(np.int32).tolist(), strict=False):
             if count:

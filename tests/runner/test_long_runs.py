@@ -18,8 +18,11 @@ from tensorlogic.devices.native import Launch, Program
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer that sends signals")
 @pytest.mark.parametrize("threads", [1, 2])
-def test_an_interrupt_ends_a_long_program(functions, pool, threads):
+def test_an_interrupt_ends_a_long_program(functions, pool, threads, request):
     pool(threads)
+    # A process that was started in the background ignores it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     program = Program([Launch(functions["burn"], 0, 1000, 1)] * 100)  # some minutes
     for _ in range(2):
         sender = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))

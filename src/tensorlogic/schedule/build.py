@@ -175,7 +175,7 @@ class Builder:
         if low.product:
             step = matmul_step(low, outs, self._traits)
         else:
-            special = None if low.products else self._special(low, outs[0])
+            special = self._special(low, outs[0])
             step = special or kernel_step(low, outs)
             if special:
                 self._alone.add(id(step))
