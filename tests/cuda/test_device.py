@@ -81,7 +81,8 @@ def test_numbers_are_words_of_the_run(driver: FakeDriver) -> None:
 
 def test_kernels_are_compiled_once_and_kept_on_disk(driver: FakeDriver, tmp_path: Path) -> None:
     for _ in range(2):
-        tl.eval(on_card(8) + 1, on_card(9) + 2)
+        tl.eval(on_card(8) + 1)
+        tl.eval(on_card(16) + 2)
     (compiled,) = driver.compiled
     assert "--ftz=false" in compiled[1]
     assert "--gpu-architecture=sm_90" in compiled[1]
