@@ -65,6 +65,13 @@ def test_an_array_that_may_change_is_copied_each_time(gpu: HostGpu) -> None:
     assert sum(n == 32 for n in gpu.filled) == 3
 
 
+def test_it_is_copied_once_for_all_kernels_of_a_run(gpu: HostGpu) -> None:
+    x = tl.from_numpy(np.ones((8, 8), np.float32), device=NAME)
+    y = x @ x
+    tl.eval(tl.softmax(x @ y), y, x.sum())
+    assert sum(n == 256 for n in gpu.filled) == 1
+
+
 def test_updates_in_place(gpu: HostGpu) -> None:
     cache = tl.zeros([4, 2], device=NAME)
     tl.eval(cache)

@@ -42,7 +42,7 @@ class DeviceMemory(Memory):
         self._host: Bytes | None = None
         self.buffer: Any = None
         self.device = device
-        self.size = size or buffer_size(nbytes)
+        self.size = size or device.sized(nbytes)
         self.buffer = device.take_buffer(self.size)
         self.nbytes = nbytes
         self.owner = None
@@ -124,12 +124,13 @@ class GpuPlan:
         alone = {key for key, count in writers.items() if count == 1}
         self._launches = device.launches(schedule.steps, alone)
         self._types = [[BYTES[b.dtype] for b in s.all_buffers] for s in schedule.steps]
-        self._targets = [(n, buffer_size(n), place) for n, place in self._layout.targets]
+        self._targets = [(n, device.sized(n), place) for n, place in self._layout.targets]
         # Arguments (step, slot) that each run binds, and to which result or leaf.
         self._result_slots: list[tuple[int, int]] = []
         self._which_result: list[int] = []
         self._leaf_slots: list[tuple[int, int]] = []
         self._which_leaf: list[int] = []
+        self._leaves: dict[int, int] = {}  # by place, in order: each is looked at once a run
         self._numbers: list[tuple[int, int, NumberArgument]] = []
         for i, (buffers, params) in enumerate(
             zip(self._layout.buffers, self._layout.params, strict=True)
@@ -140,7 +141,8 @@ class GpuPlan:
                     self._which_result.append(b.which)
                 elif b.kind == "leaf":
                     self._leaf_slots.append((i, slot))
-                    self._which_leaf.append(b.which)
+                    which = self._leaves.setdefault(b.which, len(self._leaves))
+                    self._which_leaf.append(which)
             for index, value in enumerate(params):
                 if isinstance(value, NumberArgument):
                     self._numbers.append((i, index, value))
@@ -186,8 +188,8 @@ class GpuPlan:
         instance = self._free.pop() if self._free else self._instance()
         program, _, status = instance
         program.bind(self._result_slots, [results[i].buffer for i in self._which_result])
-        leaves = [self._leaf(order, place) for place in self._which_leaf]
-        program.bind(self._leaf_slots, [m.buffer for m in leaves])
+        leaves = [self._leaf(order, place) for place in self._leaves]
+        program.bind(self._leaf_slots, [leaves[i].buffer for i in self._which_leaf])
         for step, index, number in self._numbers:
             program.number(step, index, number.word(order))
         program.launch()

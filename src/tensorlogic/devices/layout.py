@@ -20,7 +20,7 @@ SMALL_WORK = 30_000
 """Elements that a small plan touches at most: no thread or turn of the GIL is worth its while."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Argument:
     """Where a buffer argument begins: `offset` bytes into the arena, into the memory of result
     `which`, or into that of the leaf at place `which`. `kind` is "arena", "result", "leaf",
@@ -31,7 +31,7 @@ class Argument:
     which: int = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NumberArgument:
     """A parameter that each run reads anew: the Python number at `place`, as an i32, f32, ..."""
 
