@@ -68,8 +68,6 @@ def small(case: Case) -> bool:
 
 @pytest.mark.parametrize(("case", "dtype"), [p for p in test_functions.TABLE if small(p.values[0])])
 def test_traced_functions(case: Case, dtype: str) -> None:
-    if case.function == "scaled_dot_product_attention":
-        pytest.skip("its rows read threadgroup memory that nothing wrote, and do not use it")
     test_functions.test_function(case, dtype, "traced")
 
 

@@ -45,6 +45,7 @@ def linear(storage: str) -> Callable[[Any], Any]:
 COLUMNS = weight("q4_0")[0].shape[1]
 FAMILIES: dict[str, tuple[Callable[..., Any], Sequence[Sequence[Array]]]] = {
     "chain": (lambda x: tl.gelu(x * 2 + 1), [[f16(1003)], [f16(4, 8)], [f16(3)]]),
+    "chain that is not aligned": (lambda x: tl.gelu(x[1:] * 2 + 1), [[f16(1004)], [f16(32)]]),
     "broadcast": (
         lambda x, y: x + y,
         [[f16(5, 7), f16(5, 1)], [f16(1, 7), f16(5, 1)], [f16(3, 5, 3, 5), f16(3, 1, 3, 1)]],
@@ -59,7 +60,7 @@ FAMILIES: dict[str, tuple[Callable[..., Any], Sequence[Sequence[Array]]]] = {
     ),
     "argmax": (
         lambda x: tl.argmax(x, axis=-1),
-        [[f16(5, 33)], [below(5, 33)], [f16(3, 1100)], [below(9, 7)], [np.zeros((5, 9), "f2")]],
+        [[f16(5, 33)], [below(5, 33)], [below(3, 1100)], [below(9, 7)], [np.zeros((5, 9), "f2")]],
     ),
     "sum": (lambda x: tl.sum(x, axis=0), [[f32(33, 5)], [f32(300, 70)]]),
     "cumsum": (lambda x: tl.cumsum(x, axis=-1), [[f32(5, 33)], [f32(300, 3)]]),
@@ -71,6 +72,7 @@ FAMILIES: dict[str, tuple[Callable[..., Any], Sequence[Sequence[Array]]]] = {
             [f16(9, 33), f16(33, 17)],
             [f16(65, 64), f16(64, 66)],
             [f16(530, 9), f16(9, 70)],
+            [f16(20, 150), f16(150, 30)],
         ],
     ),
     "matmul of float32": (
@@ -78,10 +80,11 @@ FAMILIES: dict[str, tuple[Callable[..., Any], Sequence[Sequence[Array]]]] = {
         [[f32(37, 70), f32(70, 45)], [f32(9, 33), f32(33, 17)], [f32(530, 9), f32(9, 70)]],
     ),
     "q4_0, few rows": (linear("q4_0"), [[f16(2, COLUMNS)]]),
+    "q4_0, many rows": (linear("q4_0"), [[f16(9, COLUMNS)]]),
     "q6_K, many rows": (linear("q6_K"), [[f16(9, weight("q6_K")[0].shape[1])]]),
     "take": (
         lambda x, i: tl.take(x, i, axis=0),
-        [[f16(7, 33), i32(7, 5)], [f16(7, 1100), i32(7, 3)], [f16(3, 5), i32(20, 50)]],
+        [[f16(7, 33), i32(20, 50)], [f16(7, 1100), i32(20, 50)], [f16(3, 5), i32(20, 50)]],
     ),
     "sort": (tl.argsort, [[f32(3, 50)], [f32(3, 200)]]),
     "concat": (
@@ -94,30 +97,36 @@ FAMILIES: dict[str, tuple[Callable[..., Any], Sequence[Sequence[Array]]]] = {
     ),
     "attention": (
         tl.scaled_dot_product_attention,
-        [[f16(1, 1, 5, 18), f16(1, 1, 37, 18), f16(1, 1, 37, 18)]],
+        [
+            [f16(1, 1, 5, 18), f16(1, 1, 37, 18), f16(1, 1, 37, 18)],
+            [f16(1, 1, 5, 18), f16(1, 1, 300, 18), f16(1, 1, 300, 18)],
+        ],
     ),
 }
-UNNEEDED = {
-    "softmax": (0, 1, "a zero for the largest: any number that is subtracted gives the same"),
-    "rms_norm": (0, 1, "squares of zeros are added"),
-    # of family: barriers, bounds checks that change nothing, and why
-    "matmul": (0, 1, "the last turn fetches nothing, since nothing is left of K"),
-    "matmul of float32": (0, 1, "a turn more adds zeros"),
-    "sort": (0, 1, "a turn more of the bisection finds the same place"),
-    "concat": (1, 0, "parts of one result that do not overlap are taken for overlapping"),
-    "attention": (
-        *(2, 3),
-        "a thread reads of the sums what it wrote itself; zeros are added; their array has room",
-    ),
-}
-
-
-NOT_YET_EXPLAINED = (
-    *("chain", "broadcast", "softmax", "rms_norm", "argmax", "matmul", "q4_0, few rows"),
-    *("q6_K, many rows", "take", "concat", "attention"),
+PACKS = "load_pack and store_pack look themselves at what is left, a turn too many of theirs too"
+STAGES = (
+    "tiles with two stages pass over the barrier of those with one; the last turn fetches nothing"
 )
-"""Families whose texts have become others: which of their checks are covered by others, or serve
-sizes that these launches do not have, has to be found out anew."""
+UNNEEDED = {
+    # of family: barriers, bounds checks that change nothing, and why
+    "chain": (0, 7, f"{PACKS}; whole lines have no end to meet"),
+    "chain that is not aligned": (0, 2, "what is left matters to aligned packs alone"),
+    "broadcast": (0, 17, PACKS),
+    "softmax": (0, 14, f"{PACKS}; any number that is subtracted gives the same"),
+    "rms_norm": (0, 16, f"{PACKS}; squares of zeros are added"),
+    "argmax": (0, 9, f"{PACKS}; an index is taken with its value"),
+    "matmul": (1, 2, STAGES),
+    "matmul of float32": (0, 1, "a turn more adds zeros"),
+    "q4_0, few rows": (0, 4, f"{PACKS}; the second sum is for infinite results"),
+    "q4_0, many rows": (1, 4, f"{STAGES}; a turn more adds zeros; there is one band of tiles"),
+    "q6_K, many rows": (1, 4, f"{STAGES}; K is whole steps; there is one band of tiles"),
+    "sort": (0, 1, "a turn more of the bisection finds the same place"),
+    "concat": (1, 8, f"{PACKS}; parts that do not overlap are taken for overlapping"),
+    "attention": (
+        *(1, 9),
+        "few keys take one turn; zeros are added; rows that are not there are not stored",
+    ),
+}
 
 
 def launches(name: str) -> dict[str, list[Replay]]:
@@ -156,8 +165,6 @@ def test_each_barrier_and_each_bounds_check_is_needed(name: str) -> None:
     assert by_text
     for text, found in by_text.items():
         assert [r.fault(text, r.groups + 1) for r in found] == [None] * len(found)
-    if name in NOT_YET_EXPLAINED:
-        pytest.skip("survivors of the new texts are not explained yet")
     barriers, bounds, _ = UNNEEDED.get(name, (0, 0, ""))
     _, alive = survivors(by_text, mutants.without_barriers)
     assert len(alive) <= barriers, alive
@@ -167,10 +174,10 @@ def test_each_barrier_and_each_bounds_check_is_needed(name: str) -> None:
 
 
 def test_what_is_left_out() -> None:
-    text = next(iter(launches("cumsum")))
+    _, text = launches("softmax")  # of wide rows
     barriers = dict(mutants.without_barriers(text))
     body = text.split(BODY_MARK)[1]
-    assert len(barriers) == body.count("GROUP_BARRIER();")
+    assert len(barriers) == body.count("GROUP_BARRIER();") == 2
     for what, mutant in (*barriers.items(), *mutants.without_bounds(text)):
         line = int(what.split(":")[0].removeprefix("line "))
         assert text.split("\n")[line - 1] not in mutant.split("\n")[line - 1 : line], what

@@ -169,7 +169,8 @@ for (int i = 0; i < SIMDS; i++) {
                 for (int u = 0; u < 8; u++) {
                     const int e = (p * COLUMN_LANES + int(LANE)) * 8 + u;
                     const int at = r * (COLUMNS * COLUMN_LANES * 8) + e;
-                    sums[at] = acc[r][p * 8 + u] + (i == 0 ? 0.0f : sums[at]);
+                    if (i == 0) sums[at] = 0.0f;
+                    sums[at] += acc[r][p * 8 + u];
                 }
             }
         }
