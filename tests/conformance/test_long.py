@@ -32,6 +32,10 @@ def len_of_stack() -> int:
 def test_a_loop_of_100_000_ops(shallow: object) -> None:
     x = tl.zeros([4], "float32", "cpu")
     longest = blocks = 0
+    warm = x
+    for _ in range(300):
+        warm = warm + 1
+    tl.eval(warm)  # what is imported on the way is no graph
     before = sys.getallocatedblocks()
     for step in range(STEPS):
         x = x + 1
@@ -40,7 +44,7 @@ def test_a_loop_of_100_000_ops(shallow: object) -> None:
             blocks = max(blocks, sys.getallocatedblocks() - before)
     assert x.tolist() == [STEPS] * 4
     assert longest <= MAX_PENDING
-    assert blocks < 24 * MAX_PENDING
+    assert blocks < 20 * MAX_PENDING
 
 
 def test_wide_graphs_are_cut_too(shallow: object, device: str) -> None:

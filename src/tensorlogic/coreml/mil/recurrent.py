@@ -39,10 +39,6 @@ def _run(
     return out, *states
 
 
-def _inputs(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.linear(weight, bias)
-
-
 def _gates(total: Tensor, count: int) -> tuple[Tensor, ...]:
     return total.split(count, 1)
 
@@ -70,7 +66,7 @@ def rnn(
     def step(part: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (act(part + states[0] @ hidden),)
 
-    inputs = _inputs(x, weight_ih, bias)
+    inputs = x.linear(weight_ih, bias)
     return _run(inputs, (initial_h,), step, _backwards("rnn", direction), output_sequence)
 
 
@@ -94,7 +90,7 @@ def gru(
     size = initial_h.shape[1]
     hidden = weight_hh.transpose()
     outer, inner = hidden[:, size : 2 * size], (bias if reset_after else None)
-    inputs = _inputs(x, weight_ih, input_bias)
+    inputs = x.linear(weight_ih, input_bias)
     if bias is not None and not reset_after:
         inputs = inputs + bias
 
@@ -144,7 +140,7 @@ def lstm(
         if own is None or hidden is None:
             raise unsupported("lstm", "both directions without weights of the second")
         step = _lstm_step(hidden.transpose(), peeps, acts, clip)
-        return list(_run(_inputs(x, own, shift), (h, c), step, back, output_sequence))
+        return list(_run(x.linear(own, shift), (h, c), step, back, output_sequence))
 
     first = (weight_ih, weight_hh, bias, peephole)
     if direction != "bidirectional":
