@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tensorlogic.codegen.emit import Module
 from tensorlogic.codegen.llvm_rows import emit_dot_kernel
+from tensorlogic.codegen.rewrite import roughened
 from tensorlogic.devices import products
 from tensorlogic.devices.native import Launch, compile_module, host, threads
 from tensorlogic.devices.planned import PlannedDevice
@@ -84,7 +85,8 @@ class Cpu(PlannedDevice):
             if isinstance(step.kernel, Kernel):
                 check_kernel(step.kernel)
                 lanes, types = host().lanes, products.dot_types()
-                emit_dot_kernel(module, step.kernel, name, lanes, types, streams(step))
+                kernel = roughened(step.kernel)
+                emit_dot_kernel(module, kernel, name, lanes, types, streams(step))
                 imports |= self._imports(step.kernel)
                 names[text] = name
             else:
