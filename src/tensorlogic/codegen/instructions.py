@@ -113,6 +113,13 @@ def _by_powers(f: Function, op: str, lanes: int, args: list[Value]) -> Value:
         wide = [f.assign(f"insertelement {type_} zeroinitializer, float {a}, i32 0") for a in args]
         return f.assign(f"extractelement {type_} {_by_powers(f, op, 4, wide)}, i32 0")
     type_, width = vector("float", lanes), 32 * lanes
+    if width > 512:
+        half = lanes // 2
+        parts = [
+            [f.shuffle(type_, a, "poison", range(at, at + half)) for a in args] for at in (0, half)
+        ]
+        low, high = (_by_powers(f, op, half, part) for part in parts)
+        return f.shuffle(vector("float", half), low, high, range(lanes))
     given = [(type_, a) for a in args]
     if op == "fract":
         given.append(("i32", "9"))  # towards minus infinity, without an exception

@@ -274,6 +274,8 @@ class Emitter(Values):
             for n, i in enumerate(turns):
                 parts[n % len(parts)] = self._turn(s, str(i), parts[n % len(parts)], lanes)
             return self._across(s, self._joined(s, parts, lanes), lanes)
+        if self.streams and self._stores_halfs(s):
+            start, _ = self._wide_loop(s, start, stop, [], 1, 2 * lanes)
         if self._sums_columns(s):
             for side_by_side in (self.full, 4):
                 start, _ = self._wide_loop(s, start, stop, [], 1, side_by_side * lanes)
@@ -340,6 +342,14 @@ class Emitter(Values):
             return False
         (fold,) = nested  # a longer one would not fit into registers, and compile for long
         return isinstance(fold, Fold) and fold.kind == "serial" and self._ops(fold) <= 4
+
+    def _stores_halfs(self, s: Loop | Fold) -> bool:
+        """Whether two vectors fill a line of what goes past the caches: a line that is written in
+        two pieces, with other memory between them, would be sent twice."""
+        return isinstance(s, Loop) and any(
+            isinstance(t, Store) and BYTES[t.buffer.dtype] == 2 and not t.buffer.local
+            for t in s.body
+        )
 
     def _ops(self, s: Loop | Fold) -> int:
         """How many operations a turn has, those of addresses apart."""

@@ -82,13 +82,15 @@ def _unify_loops(
     a: Loop | Fold, b: Loop | Fold, sizes: Mapping[str, float], by: dict[Expr, Expr]
 ) -> None:
     pairs: list[tuple[Expr, Expr]] = [(a.start, b.start), (a.stop, b.stop)]
-    seen = _pairs(pairs, a, b, sizes)
+    seen = differing_names(pairs, a, b, sizes)
     if seen is None:
         return
     first, second = (_loads(s) for s in (a, b))
     for x in first:
         for y in second:
-            same = _pairs([(x.args[0], y.args[0])], a, b, sizes) if x.attr is y.attr else None
+            same = (
+                differing_names([(x.args[0], y.args[0])], a, b, sizes) if x.attr is y.attr else None
+            )
             for new, old in (*seen, *same) if same is not None else ():
                 by.setdefault(old, by.get(new, new))
 
@@ -117,7 +119,7 @@ def _loads(loop: Loop | Fold) -> list[Expr]:
     return [n for n in nodes_of(*exprs) if n.op == "load" and len(n.args) == 1]
 
 
-def _pairs(
+def differing_names(
     roots: list[tuple[Expr, Expr]], a: Loop | Fold, b: Loop | Fold, sizes: Mapping[str, float]
 ) -> list[tuple[Expr, Expr]] | None:
     """The parameters that differ by name alone if the expressions are equal, else None."""

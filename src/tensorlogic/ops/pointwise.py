@@ -109,7 +109,7 @@ def _gelu(x: Expr) -> Expr:
     return ir.either(select(x < 0.0, -part, x - part), _rough_gelu(x))
 
 
-# The same as _NORMAL_TAIL for v = y / (1 + 0.35 * y) and the polynomial(1 - 0.7 * v), y <= 8.5: 3e-7
+# The same for v = y / (1 + 0.35 * y) and polynomial(1 - 0.7 * v), y <= 8.5: 3e-7
 _ROUGH_TAIL = (
     0.253244225514313,
     0.17149642328169312,
