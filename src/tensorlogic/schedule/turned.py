@@ -129,8 +129,12 @@ class _Square:
     def step(self, turned: Sequence[Expr]) -> Step:
         emitter, low = self.emitter, self.low
         side = self.side
-        pitch = side + 1  # columns then spread over the banks of local memory
-        place = self.x * pitch + self.y
+        if self.gpu:
+            pitch = side + 1  # columns then spread over the banks of local memory
+            place = self.x * pitch + self.y
+        else:
+            pitch = side  # turned on the way in, where tiles are transposed in registers
+            place = self.y * pitch + self.x
         fill: list[Store] = []
         by: dict[Expr, Expr] = {}
         for i, e in enumerate(turned):
