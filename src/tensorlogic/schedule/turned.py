@@ -31,6 +31,10 @@ from tensorlogic.schedule.traits import Traits
 
 _SIDES = {False: 64, True: 32}
 """Elements along a side of a square: on the CPU two lines of its caches, on a GPU one simdgroup."""
+_WIDE = 128
+"""The side on the CPU where there are many squares: longer pieces of lines for its memory."""
+_MANY = 1 << 20
+"""Elements from which on squares are wide."""
 _NEAR = 16
 """Squares side by side that are visited before those below them: their lines stay in the TLB."""
 _LEAST = 1 << 12
@@ -99,7 +103,8 @@ class _Square:
     ) -> None:
         self.low, self.output, self.gpu = low, output, traits.gpu
         x, y = axes
-        side = self.side = _SIDES[traits.gpu]
+        many = not traits.gpu and math.prod(_extent(g) for g in axes) >= _MANY
+        side = self.side = _WIDE if many else _SIDES[traits.gpu]
         emitter = self.emitter = Emitter()
         self.row, self.x, self.y = ir.index("r"), ir.index("x"), ir.index("y")
         emitter.name_scalars(low)
