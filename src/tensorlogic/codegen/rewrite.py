@@ -1,4 +1,4 @@
-"""Kernels rewritten for GPUs before they are printed: equal numbers, rough functions, rows."""
+"""Kernels rewritten before they are printed: rough functions; on GPUs equal numbers and rows."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Float32 functions of the kernel IR written in its own arithmetic, for targets that lack them.
 
 LLVM has no vector form of exp, log, sin, cos, tanh and erf, and Metal has no erf. Each expansion is
-within 2.5 ulp of the truth (sin and cos for |x| <= 2**30; beyond, they stay in [-1, 1]).
+within 2.5 ulp of the truth (sin and cos for |x| <= 2**30; beyond, they stay in [-1, 1]). The rough
+exponential is for results that are rounded to float16.
 
 Polynomials were fitted with float64 least squares on 4,000 Chebyshev nodes, reweighted after
 Lawson (weights times the error, 120 to 400 turns), which nears the minimax of the relative error;
