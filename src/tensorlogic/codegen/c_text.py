@@ -12,7 +12,7 @@ from string import Template
 from tensorlogic.codegen.bits import FIELD
 from tensorlogic.codegen.dialects import GROUP_MEMORY, MAX_BUFFERS
 from tensorlogic.kernels.check import KernelError
-from tensorlogic.kernels.expand import expand
+from tensorlogic.kernels.expand import ERF, expand
 from tensorlogic.kernels.ir import MATH, Buffer, Expr, Store, const, exprs_of, nodes_of
 
 VALUE = {"f32": "float", "i32": "int", "i64": "index_t", "bool": "bool"}
@@ -190,12 +190,12 @@ class KernelText:
     def count(self, exprs: Iterable[Expr]) -> None:
         """Announces expressions: what is used more than once gets a name."""
         for e in exprs:
-            k = self._key(expand(e, ("erf",), self._expanded))
+            k = self._key(expand(e, ERF, self._expanded))
             self._uses[k] = self._uses.get(k, 0) + 1
 
     def expr(self, e: Expr) -> str:
         """The text of a value here; what is shared is named, as far out as it can stand."""
-        e = expand(e, ("erf",), self._expanded)
+        e = expand(e, ERF, self._expanded)
         self._key(e)
         here = len(self.chain) - 1
         nodes = nodes_of(e)
