@@ -78,7 +78,7 @@ class Builder:
         order = topological(roots)
         self._rank = {id(n): i for i, n in enumerate(order)}
         self._consumers = Counter(id(a) for n in order for a in n.args)
-        self._stored = choose_stored(order, roots)
+        self._stored = choose_stored(order, roots, traits)
         self._found: list[Node] = []
         """What had to be stored besides, in the order in which it was found."""
         self._taken_over: set[int] = set()
@@ -173,7 +173,7 @@ class Builder:
         low.cores = [core]
         outs = self._outputs(low, [root], [core])
         if low.product:
-            step = matmul_step(low, outs, self._traits)
+            step = matmul_step(low, outs)
         else:
             special = self._special(low, outs[0])
             step = special or kernel_step(low, outs)

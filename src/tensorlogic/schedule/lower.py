@@ -26,6 +26,7 @@ from tensorlogic.schedule.affine import (
     dot,
 )
 from tensorlogic.schedule.traits import Traits
+from tensorlogic.schedule.windows import Borders
 from tensorlogic.storage import contiguous_strides
 
 _IR_TYPE = {"float": "f32", "int": "i32", "bool": "bool"}
@@ -95,12 +96,14 @@ class DotRecord:
 
 @dataclass(frozen=True)
 class Product:
-    """A matrix product that the kernel is built around: the loads of its operands. Of a quantized b
-    (`quant` is its type) the address counts elements."""
+    """A matrix product that the kernel is built around: the loads of its operands, its depth, and
+    what b is read through. Of a quantized b (`quant` is its type) the address counts elements."""
 
     node: Node
     a: Expr
     b: Expr
+    k: Affine
+    borders: Borders
     quant: str = ""
 
 
@@ -169,6 +172,8 @@ class Lowering:
         self._decoded: dict[int, tuple[Node, str, Affine]] = {}
         self.whole_blocks = False
         """Whether a quantized value is wanted as a load of its element, which is not decoded."""
+        self.borders: Borders | None = None
+        """Those of an operand, whose value is then wanted without them."""
         self.folds_allowed = True
         self._memo: dict[Any, Expr] = {}
         self._keep: list[Any] = []
@@ -251,9 +256,9 @@ class Lowering:
                     self._keep.append((n, at, where))
         return self._memo[key]
 
-    @staticmethod
-    def _key(node: Node, at: Sequence[Affine], where: Expr | None) -> Any:
-        return id(node), index_key(at), id(where) if where is not None else None
+    def _key(self, node: Node, at: Sequence[Affine], where: Expr | None) -> Any:
+        guard = id(where) if where is not None else None
+        return id(node), index_key(at), guard, self.borders is not None
 
     def _chain(self, node: Node) -> list[Node]:
         """The node, and below it those elementwise ops that have the same indices."""
