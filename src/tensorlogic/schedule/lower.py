@@ -18,13 +18,8 @@ from tensorlogic.graph import Node
 from tensorlogic.kernels import ir
 from tensorlogic.kernels.ir import Expr, cast, const, var
 from tensorlogic.quants import QUANTS
-from tensorlogic.schedule.affine import (
-    ZERO,
-    Affine,
-    LoopVar,
-    SplitNeeded,
-    dot,
-)
+from tensorlogic.schedule.affine import ZERO, Affine, LoopVar, SplitNeeded, dot
+from tensorlogic.schedule.stored import spreads
 from tensorlogic.schedule.traits import Traits
 from tensorlogic.schedule.windows import Borders
 from tensorlogic.storage import contiguous_strides
@@ -457,13 +452,13 @@ class Lowering:
 
     def _prologue(self, node: Node) -> Node | None:
         """What a reduction reads, if it has to be computed first: better the whole of it than the
-        reductions inside it one by one."""
+        reductions inside it one by one, but where the whole is larger than all it is made of."""
         x = node.args[0]
         while x.op is not None and not self.stored(x):
             (*_, inner) = x.args
             widens = x.op is ops.CAST and inner.dtype.itemsize <= x.dtype.itemsize
             if x.op.kind not in ops.VIEWS and not widens:
-                return x
+                return None if spreads(x) else x
             x = inner
         return None
 

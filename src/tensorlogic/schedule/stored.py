@@ -134,6 +134,17 @@ def is_window(n: Node) -> bool:
     return sums and any(len(steps) > 1 for _, steps in n.attrs)
 
 
+def spreads(n: Node) -> bool:
+    """Whether an elementwise op makes more values than any of its inputs has."""
+
+    def values(x: Node) -> int:
+        while x.op is not None and x.op.kind in _FREE:
+            x = x.args[0]
+        return x.size
+
+    return n.op is not None and n.op.kind == "elementwise" and max(map(values, n.args)) < n.size
+
+
 def counts_exactly(n: Node) -> bool:
     """The gate over computed values has a kernel of its own, so that each is counted once."""
     return n.op is ops.NARROW and n.attrs[0] == "raise" and not n.args[0].is_leaf
