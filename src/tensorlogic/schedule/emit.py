@@ -415,10 +415,12 @@ def _strides(
     if a and b and not pads:
         return [*a, b[0], b[2], b[1]], (_along(a, "m"), _along(b, "n")), None
     rest = _walk(a_at, [], rows, depth)
+    if rest is None:
+        raise Materialise(product.node.args[0])
     window = None
-    if rest and not product.quant and (pads or b is None or b[1] == 1):
+    if not product.quant and (pads or b is None or b[1] == 1):
         window = window_of((batch, cols, depth), a_at, b_at, product.borders.inside)
-    if rest is None or window is None:
+    if window is None:
         raise Materialise(pads[-1] if pads else product.node.args[a is not None])
     a_batch, b_batch = window.batch
     return [a_batch, *rest[1:], b_batch, window.b_k, window.b_n], (_along(rest, "m"), None), window
