@@ -308,6 +308,79 @@ def test_a_fold_reads_what_was_reduced_before_it(monkeypatch: pytest.MonkeyPatch
     assert [n.size for n in (*first.writes, *second.writes)] == [8 * 8 * 8, 8 * 8 * 8]
 
 
+@given(
+    st.integers(1, 2),
+    st.integers(1, 2),
+    st.integers(1, 3),
+    st.integers(2, 5),
+    st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    st.tuples(st.integers(0, 1), st.integers(0, 1)),
+)
+@settings(max_examples=50, deadline=None)
+def test_transposed_of_any_sizes(
+    n: int,
+    groups: int,
+    each: int,
+    out: int,
+    places: Shape,
+    taps: Shape,
+    stride: Shape,
+    dilation: Shape,
+    padding: Shape,
+    extra: Shape,
+) -> None:
+    extra = tuple(min(e, max(s, d) - 1) for e, s, d in zip(extra, stride, dilation, strict=True))
+    whole = zip(places, stride, padding, dilation, taps, extra, strict=True)
+    if min((size - 1) * s - 2 * p + d * (k - 1) + e for size, s, p, d, k, e in whole) < 0:
+        return
+    x = numbers("float16", n, groups * each, *places)
+    w, b = numbers("float16", groups * each, out, *taps), numbers("float16", groups * out)
+    more = (stride, padding, extra)
+    against_torch(
+        lambda x, w, b: tl.relu(tl.conv_transpose2d(x, w, b, *more, dilation, groups)),
+        lambda x, w, b: F.relu(F.conv_transpose2d(x, w, b, *more, groups, dilation)),
+        x,
+        w,
+        b,
+    )
+
+
+@pytest.mark.parametrize(("taps", "padding"), [(2, 0), (4, 1), (3, 0), (6, 2)])
+def test_what_is_transposed_is_stored_where_it_belongs(taps: int, padding: int) -> None:
+    """Beside the result no more than the weights in another order."""
+    stride = 3 if taps % 3 == 0 else 2
+    x, w, b = numbers("float16", 2, 5, 6, 7), numbers("float16", 5, 4, taps, taps), numbers("f2", 4)
+    launches, got = against_torch(
+        lambda x, w, b: tl.conv_transpose2d(x, w, b, stride, padding),
+        lambda x, w, b: F.conv_transpose2d(x, w, b, stride, padding),
+        x,
+        w,
+        b,
+    )
+    *before, last = launches
+    assert sum(last.traffic.written.values()) == got.nbytes
+    assert sum(sum(r.traffic.written.values()) for r in before) == (w.nbytes if before else 0)
+
+
+def test_a_product_in_another_order_is_stored_in_it() -> None:
+    """The heads of a product; what follows them sums stays a launch of its own."""
+    x, w = numbers("float16", 9, 12), numbers("float16", 12, 20)
+
+    def heads(x: Any, w: Any) -> Any:
+        return (x @ w).reshape(9, 4, 5).permute(1, 0, 2)
+
+    launches, _ = against_torch(heads, heads, x, w)
+    assert len(launches) == 1
+    launches, got = replays(lambda x, w: tl.softmax(heads(x, w), axis=1), x, w)
+    want = F.softmax(heads(*(torch.from_numpy(a.astype(np.float64)) for a in (x, w))), 1).numpy()
+    np.testing.assert_allclose(got, want, 2**-9, 2**-11)
+    assert len(launches) == 2
+
+
 def test_sizes_are_no_part_of_the_kernel() -> None:
     texts = set()
     for n, size, padding in ((2, 20, 1), (3, 31, 2)):

@@ -53,11 +53,13 @@ Number = int | Node | CheckRecord
 
 @dataclass(eq=False)
 class Output:
-    """A node that a kernel stores: at which flat index, and its value."""
+    """A node that a kernel stores: at which flat index, its value, and where alone if not
+    everywhere."""
 
     node: Node
     at: Affine
     value: Expr
+    where: Expr | None = None
 
 
 @dataclass(eq=False)
@@ -255,7 +257,8 @@ class Emitter:
         out = []
         for o in outputs:
             target = self.buffer(BufferRef(o.node, low.memory_type(o.node), True))
-            out.append(Store(target, self.address(o.at), self.rewrite(o.value)))
+            where = None if o.where is None else self.rewrite(o.where)
+            out.append(Store(target, self.address(o.at), self.rewrite(o.value), where))
         return out
 
     def body(self, low: Lowering, outputs: Sequence[Output], name: str, row: Expr) -> Part:
@@ -418,7 +421,7 @@ def _strides(
     if rest is None:
         raise Materialise(product.node.args[0])
     window = None
-    if not product.quant and (pads or b is None or b[1] == 1):
+    if not product.quant and (pads or b is None or b[1] <= 1):
         window = window_of((batch, cols, depth), a_at, b_at, product.borders.inside)
     if window is None:
         raise Materialise(pads[-1] if pads else product.node.args[a is not None])
@@ -450,7 +453,8 @@ def matmul_step(low: Lowering, outputs: Sequence[Output]) -> Step:
     *_, row, col = low.identity
     batch, rows, cols = (dense(i) or [] for i in (low.identity[:-2], [row], [col]))
     emitter = Emitter()
-    _, indices, pinned = indices_of([o.value for o in outputs], [*batch, *rows, *cols])
+    values = [e for o in outputs for e in (o.value, o.where) if e is not None]
+    _, indices, pinned = indices_of(values, [*batch, *rows, *cols])
     indices += [o.at for o in outputs]
     for place, axis in ((BATCH, batch), (ROW, rows), (COL, cols)):
         emitter.digits(collapse(axis, indices, pinned), place)

@@ -186,6 +186,8 @@ class Lowering:
         self.checks: list[CheckRecord] = []
         self.row_variables: set[LoopVar] | None = None
         self.product: Product | None = None
+        self.cropped: Expr | None = None
+        """Where alone the elements of a product are stored."""
         self.part: Part | None = None
         self.partials: dict[int, list[Node]] = {}
         """By long reduction, where the results of its parts are."""

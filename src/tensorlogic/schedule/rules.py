@@ -283,7 +283,7 @@ def _reduce_parts(low: Lowering, node: Node, at: list[Affine]) -> Expr:
 
 def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
     """A product of few rows is a fold; else the kernel is built around the product."""
-    if where is not None:
+    if where is not None and where is not low.cropped:
         raise Materialise(node)
     a, b = node.args
 
@@ -304,6 +304,8 @@ def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
     if not few and rows <= SMALL_PRODUCT:
         few = not (as_blocks or _along_depth(low, b, 1))
     if few or a.shape[-1] == 0 or decoded:
+        if where is not None:
+            raise Materialise(node)
         depth, axis = a.shape[-1], len(node.shape)
         low.fold_once(node, at)
         variables, k = low.axis(node, axis, depth)
