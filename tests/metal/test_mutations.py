@@ -43,13 +43,13 @@ def linear(storage: str) -> Callable[[Any], Any]:
     return lambda x: tl.linear(x, w)
 
 
-def convolved(**more: Any) -> Callable[[Any, Any], Any]:
+def convolved(conv: Callable[..., Any] = tl.conv2d, **more: Any) -> Callable[[Any, Any], Any]:
     """A convolution that is a product, however small."""
 
     def call(x: Any, w: Any) -> Any:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(convolution, "SMALL", 0)
-            return tl.relu(tl.conv2d(x, w, **more))
+            return tl.relu(conv(x, w, **more))
 
     return call
 
@@ -134,6 +134,14 @@ FAMILIES: dict[str, tuple[Callable[..., Any], Sequence[Sequence[Array]]]] = {
             [f32(2, 1, 13, 11), f32(530, 1, 2, 2)],
         ],
     ),
+    "transposed convolution": (
+        convolved(tl.conv_transpose2d, stride=2, padding=1),
+        [
+            [f16(2, 3, 5, 6), f16(3, 5, 4, 4)],
+            [f16(2, 16, 5, 6), f16(16, 18, 4, 4)],
+            [f16(2, 1, 12, 11), f16(1, 140, 4, 4)],
+        ],
+    ),
     "attention": (
         tl.scaled_dot_product_attention,
         [
@@ -162,6 +170,7 @@ UNNEEDED = {
     "convolution of many": (1, 2, STAGES),
     "convolution of groups, without borders": (1, 2, STAGES),
     "convolution of float32": (0, 1, "a turn more adds zeros"),
+    "transposed convolution": (3, 2, f"{STAGES}; lines of the weights are copied one by one"),
     "sort": (0, 1, "a turn more of the bisection finds the same place"),
     "concat": (1, 8, f"{PACKS}; parts that do not overlap are taken for overlapping"),
     "attention": (
