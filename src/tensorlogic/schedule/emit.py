@@ -474,8 +474,9 @@ def matmul_step(low: Lowering, outputs: Sequence[Output]) -> Step:
     border = low.product.borders.fill
     fill = None if border is None else emitter.rewrite(border)
     stores = tuple(emitter.stores(low, outputs))
-    m, n, k = node.shape[-2], node.shape[-1], node.args[0].shape[-1]
-    batches = math.prod(node.shape[:-2])
+    # As many as there are loops for: of a part of a product no more is computed.
+    batches, m, n = (math.prod(v.extent for v in loops) for loops in (batch, rows, cols))
+    k = node.args[0].shape[-1]
     spec = Matmul(
         low.product.a.attr[0].dtype,
         low.product.quant or low.product.b.attr[0].dtype,

@@ -36,10 +36,17 @@ def product_below(root: Node, stored: Callable[[Node], bool]) -> list[Node] | No
             return None
         x = inner[0]
         chain.append(x)
-    moved = any(n.op is not None and n.op.kind in ("permute", "slice") for n in chain)
+    moved = any(map(_moves, chain))
     if stored(x) or x.shape[-2] <= SMALL_PRODUCT or not moved or not _only_of(root, x, stored):
         return None
     return chain[::-1]
+
+
+def _moves(n: Node) -> bool:
+    """Whether elements stand elsewhere than in the node below: in another order, or a part that
+    does not begin at the first."""
+    kind = "" if n.op is None else n.op.kind
+    return kind == "permute" or (kind == "slice" and any(start for start, _ in n.attrs))
 
 
 def _only_of(root: Node, product: Node, stored: Callable[[Node], bool]) -> bool:
