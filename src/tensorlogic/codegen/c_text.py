@@ -251,13 +251,15 @@ class KernelText:
         action = f"{self.c_names[s.buffer]}[{bare(self.expr(s.at))}] = {value}"
         self.under([*conditions, *own], action)
 
-    def epilogue(self, stores: Sequence[Store], total: str) -> None:
+    def epilogue(self, stores: Sequence[Store], total: str, column: int | None = None) -> None:
         """The stores of a product for one element, whose sum is `total`: the block around this one
-        names its row and col, the outermost one its batch."""
+        names its row and col, the outermost one its batch; or the block at the depth `column` both
+        col and batch."""
         depth = len(self.chain) - 1
         self.line(f"const float acc = {total};")
         self.env["var", "acc"] = ("acc", depth)
-        for name, level in (("batch", 0), ("row", depth - 1), ("col", depth - 1)):
+        batch, col = (0, depth - 1) if column is None else (column, column)
+        for name, level in (("batch", batch), ("row", depth - 1), ("col", col)):
             self.env["index", name] = (name, level)
         self.load_floor = depth
         self.count(e for s in stores for e in exprs_of(s))
