@@ -117,6 +117,7 @@ class Builder:
                     raise AssertionError(f"{root.op}: {need.node.op} cannot be lowered") from None
                 self._stored.add(id(need.node))
                 self._found.append(need.node)
+                factors.clear()  # it may have been what asked for a split
 
     def _reads_rounded(self, roots: Sequence[Node], cores: Sequence[Node]) -> bool:
         """Whether a root is made of another that is rounded when it is stored: whoever reads that

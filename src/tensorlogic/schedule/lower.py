@@ -376,6 +376,10 @@ class Lowering:
             self._keep.append(value)
         return value
 
+    def is_walked(self, value: Expr) -> bool:
+        """Whether it is an element of blocks whose digits are loops."""
+        return id(value) in self._decoded
+
     def dot_of(self, k: Affine, left: Expr, right: Expr) -> DotRecord | None:
         """What sum over k of left * right is, if left is a vector and right a row of blocks."""
         decoded = self._decoded.get(id(right))

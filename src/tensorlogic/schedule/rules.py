@@ -95,7 +95,7 @@ def _narrow(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
 
 
 def _reshape(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
-    (x,) = node.args
+    x = _same_order(low, node.args[0])
     if low.stored(x) and x.op is not None:
         flat = dot(at, contiguous_strides(node.shape))
         return load_of(low.ref(x, low.memory_type(x)), flat, where)
@@ -107,6 +107,18 @@ def _reshape(low: Lowering, node: Node, at: list[Affine], where: Expr | None) ->
     if inner is None:
         raise Materialise(node)
     return low.value(x, inner, where)
+
+
+def _same_order(low: Lowering, x: Node) -> Node:
+    """What x is but for its shape: below reshapes, and permutations that move axes of 1 alone."""
+    while x.op in (ops.RESHAPE, ops.PERMUTE) and not low.stored(x):
+        (inner,) = x.args
+        if x.op is ops.PERMUTE:
+            order = [axis for axis in x.attrs[0] if inner.shape[axis] > 1]
+            if order != sorted(order):
+                break
+        x = inner
+    return x
 
 
 def _permute(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
@@ -322,6 +334,10 @@ def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
         result = low.fold(node, at, fold, "f32", variables, element)
         if len(low.folds) > folds:
             low.folds[-1].dot = low.dot_of(k, *factors)
+            vector = not low.traits.gpu and not low.exact and a.size == depth
+            fast = low.folds[-1].dot is not None if vector else low.is_walked(factors[1])
+            if as_blocks and not fast and a.op is not None and not low.stored(a):
+                raise Materialise(a)  # its order does not let the fold follow the blocks
         return result
     loops, wanted = dense(at), dense(low.identity)
     plain = loops is not None and loops == wanted
