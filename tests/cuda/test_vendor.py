@@ -74,6 +74,9 @@ def test_plain_products(name: str) -> None:
         lambda: ones(M, 2 * K)[:, ::2] @ ones(K, N),
         lambda: ones(1, K).expand(M, K) @ ones(K, N),
         lambda: ones(M, K) @ ones(K, N, dtype="float32"),
+        lambda: tl.conv2d(ones(1, 64, 64, 64), ones(64, 64, 3, 3), padding=1),
+        lambda: tl.conv2d(ones(1, 64, 64, 64), ones(64, 64, 3, 3)),
+        lambda: (ones(M, K) @ ones(K, N)).reshape(M, 2, N // 2).permute(1, 0, 2),
     ],
 )
 def test_other_products_stay_here(make: Callable[[], tl.Tensor]) -> None:
