@@ -16,6 +16,7 @@ from tensorlogic.codegen.llvm_block_matmul import (
     block_matmul_kernel,
     block_units,
 )
+from tensorlogic.codegen.llvm_block_panels import greatest, step_of
 from tensorlogic.codegen.llvm_blocks import BLOCKS
 from tensorlogic.codegen.llvm_dots import (
     dots,
@@ -29,7 +30,8 @@ from tensorlogic.devices import native
 from tensorlogic.devices.products import target as own_target
 from tensorlogic.kernels.ir import Buffer, Store
 from tensorlogic.kernels.spec import ACC, BATCH, COL, ROW, M, Matmul, N
-from tests.blocks import decoded, ordinary_blocks
+from tensorlogic.quants import QUANTS
+from tests.blocks import decoded, halves, ordinary_blocks
 from tests.compare import Array
 
 OUT = Buffer("out", "f32", written=True)
@@ -166,6 +168,42 @@ def test_products(name: str) -> None:
         product(name, False, sizes, "k")
     product(name, False, (1, 3, 9, 2), "m")
     product(name, False, (1, 18, 9, 2), "m")
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_sums_of_panels_cannot_overflow(name: str) -> None:
+    """The greatest digits times the greatest scales times the greatest activations."""
+    t = BLOCKS[name]
+    assert step_of(t) * t.reach * greatest(t) < 2**31
+    assert greatest(t) >= 2**14 - 1024
+    w = np.full((20, 256 // t.block * QUANTS[name].nbytes), 0xFF, np.uint8)
+    w = w.reshape(20, -1, QUANTS[name].nbytes)
+    for at in halves(name):
+        w[..., at : at + 2] = np.frombuffer(np.float16(0.5).tobytes(), np.uint8)
+    values = decoded(name, w.reshape(-1, QUANTS[name].nbytes)).astype(np.float64).reshape(20, 256)
+    x = np.ones((20, 256), np.float32)
+    got = run_product(name, x, w.reshape(20, -1))
+    assert np.allclose(got, x.astype(np.float64) @ values.T, rtol=1e-4)
+
+
+def run_product(name: str, x: Array, w: Array) -> Array:
+    """x @ w.T, of many rows."""
+    lanes, target = native.host().lanes, own_target()
+    spec = Matmul("f32", name, "k", "k", PLAIN, (OUT,), ())
+    imports: dict[str, int] = {}
+    for text, names in block_libraries(spec, lanes, target):
+        imports |= native.compile_module(text, names)
+    source = block_matmul_kernel(spec, "product", lanes, target)
+    function = native.compile_module(source, ["product"], imports)["product"]
+    (m, k), n = x.shape, len(w)
+    out = np.full((m, n), np.nan, np.float32)
+    words = [x.ctypes.data, w.ctypes.data, out.ctypes.data, m, n, k, 1]
+    words += [0, k, 1, 0, 0, w.shape[1]]
+    work, chunk, scratch = block_units(spec, (m, n, k), 1, lanes, native.threads(), target)
+    program = native.Program([native.Launch(function, len(words), work, chunk)], scratch)
+    np.asarray(program.words)[:] = words
+    native.run(program)
+    return out
 
 
 @pytest.mark.parametrize("name", BLOCKS)

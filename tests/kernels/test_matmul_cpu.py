@@ -216,7 +216,7 @@ def test_the_bound_of_these_tests_rejects_a_wrong_sum():
 def test_units_are_even_and_cover_the_product():
     tile = llvm_matmul.TILES[16]
     for m, n, batches, threads in product((1, 128, 1024, 5000), (64, 4096), (1, 6), (1, 2, 16)):
-        work, chunk = shares(m, n, batches, 16, threads)
+        work, chunk = shares(m, n, batches, tile, threads)
         assert work == -(-m // tile.strip) * -(-n // tile.nb) * batches
         assert 1 <= chunk <= tile.strips
         turns = ceil(ceil(work / chunk) / threads)

@@ -25,8 +25,9 @@ Scales = tuple[Value, Value | None]
 class BlockType:
     """A quantized type as bytes. `top` is the greatest digit, `zero` is subtracted from each;
     `signed` digits are int8 as they stand (then `zero` is 0). `whole` gives scales that are int8
-    numbers times one factor as those; `pair` gives scales and minimums side by side, the minimums
-    to be taken times `sign`."""
+    numbers, `whole_top` at most, times one factor as those; `whole_least` gives minimums that are
+    uint8 numbers times a factor. `pair` gives scales and minimums side by side, the minimums to be
+    taken times `sign`."""
 
     name: str
     sub: int
@@ -38,6 +39,8 @@ class BlockType:
     scales: Callable[[Unit], Scales]
     signed: bool = False
     whole: Callable[[Unit], Whole] | None = None
+    whole_top: int = 1
+    whole_least: Callable[[Unit], Whole] | None = None
     pair: Callable[[Unit], Value] | None = None
     sign: float = 1.0
 
@@ -61,6 +64,14 @@ class BlockType:
     def nbytes(self) -> int:
         """Bytes of a unit."""
         return QUANTS[self.name].nbytes * self.blocks
+
+    @property
+    def reach(self) -> int:
+        """The greatest size of a digit less the zero, times a scale that is a whole number."""
+        return (
+            max(self.top - self.zero, self.zero, self.top + 1 if self.signed else 0)
+            * self.whole_top
+        )
 
     @property
     def subs(self) -> int:
@@ -169,7 +180,7 @@ def _vectors_5k(u: Unit) -> list[Value]:
 
 
 def _numbers_k(u: Unit) -> Value:
-    """Eight scales and eight minimums of six bits in twelve bytes (see quants.py), as float32."""
+    """Eight scales and eight minimums of six bits in twelve bytes (see quants.py), as bytes."""
     f = u.f
     first, second, third = (u.load("i32", at, 2) for at in (4, 8, 12))
 
@@ -188,7 +199,16 @@ def _numbers_k(u: Unit) -> Value:
     words = eight(first, third), eight(second, f.op("lshr", "i32", third, "4"))
     for i, w in enumerate(words):
         joined = f.assign(f"insertelement {type_} {joined}, i64 {w}, i32 {i}")
-    return u.real(f.cast("bitcast", type_, joined, vector("i8", 16)), 16)
+    return f.cast("bitcast", type_, joined, vector("i8", 16))
+
+
+def _whole_k(u: Unit) -> Whole:
+    return u.f.shuffle(vector("i8", 16), _numbers_k(u), "poison", range(8)), u.half(0)
+
+
+def _whole_least_k(u: Unit) -> Whole:
+    numbers = u.f.shuffle(vector("i8", 16), _numbers_k(u), "poison", range(8, 16))
+    return numbers, u.f.op("fneg", "float", u.half(2))
 
 
 def _pair_k(u: Unit) -> Value:
@@ -196,7 +216,7 @@ def _pair_k(u: Unit) -> Value:
     f, wide = u.f, vector("float", 16)
     halves = f.cast("fpext", vector("half", 2), u.load(vector("half", 2), 0, 2), "<2 x float>")
     factors = f.shuffle("<2 x float>", halves, "poison", [0] * 8 + [1] * 8)
-    return f.op("fmul", wide, _numbers_k(u), factors)
+    return f.op("fmul", wide, u.real(_numbers_k(u), 16), factors)
 
 
 def _pair_32(nbytes: int) -> Callable[[Unit], Value]:
@@ -263,10 +283,10 @@ def _whole_2k(u: Unit) -> Whole:
     return u.f.op("and", type_, u.load(type_, 0), constant("i8", 16, "15")), u.half(80)
 
 
-def _least_2k(u: Unit) -> Value:
+def _whole_least_2k(u: Unit) -> Whole:
     type_ = vector("i8", 16)
     high = u.f.op("lshr", type_, u.load(type_, 0), constant("i8", 16, "4"))
-    return u.scaled(u.real(high, 16), 16, u.f.op("fneg", "float", u.half(82)))
+    return high, u.f.op("fneg", "float", u.half(82))
 
 
 def _vectors_3k(u: Unit) -> list[Value]:
@@ -312,14 +332,16 @@ def _whole_3k(u: Unit) -> Whole:
 
 
 def _product(
-    whole: Callable[[Unit], Whole], least: Callable[[Unit], Value] | None = None
+    whole: Callable[[Unit], Whole], least: Callable[[Unit], Whole] | None = None
 ) -> Callable[[Unit], Scales]:
-    """Scales that are whole numbers times one factor."""
+    """Scales, and minimums, that are whole numbers times one factor."""
+
+    def product(u: Unit, of: Callable[[Unit], Whole], signed: bool) -> Value:
+        numbers, factor = of(u)
+        return u.scaled(u.real(numbers, 16, signed), 16, factor)
 
     def scales(u: Unit) -> Scales:
-        numbers, factor = whole(u)
-        found = u.scaled(u.real(numbers, 16, signed=True), 16, factor)
-        return found, least(u) if least else None
+        return product(u, whole, True), product(u, least, False) if least else None
 
     return scales
 
@@ -330,12 +352,26 @@ def _paired(
     order: Callable[[int], list[list[int]]],
     vectors: Callable[[Unit], list[Value]],
     pair: Callable[[Unit], Value],
-    sign: float = 1.0,
 ) -> BlockType:
     """A type with minimums, one for each 32 elements."""
-    subs = 4 if QUANTS[name].block == 32 else 8
-    scales = _halves(pair, subs, sign)
-    return BlockType(name, 32, top, 0, True, order, vectors, scales, pair=pair, sign=sign)
+    if QUANTS[name].block == 32:
+        scales = _halves(pair, 4, 1.0)
+        return BlockType(name, 32, top, 0, True, order, vectors, scales, pair=pair)
+    return BlockType(
+        name,
+        32,
+        top,
+        0,
+        True,
+        order,
+        vectors,
+        _halves(pair, 8, -1.0),
+        whole=_whole_k,
+        whole_top=63,
+        whole_least=_whole_least_k,
+        pair=pair,
+        sign=-1.0,
+    )
 
 
 BLOCKS: dict[str, BlockType] = {
@@ -354,16 +390,36 @@ BLOCKS: dict[str, BlockType] = {
             True,
             _order_2,
             _vectors_2k,
-            _product(_whole_2k, _least_2k),
+            _product(_whole_2k, _whole_least_2k),
             whole=_whole_2k,
+            whole_top=15,
+            whole_least=_whole_least_2k,
         ),
         BlockType(
-            "q3_K", 16, 7, 4, False, _order_2, _vectors_3k, _product(_whole_3k), whole=_whole_3k
+            "q3_K",
+            16,
+            7,
+            4,
+            False,
+            _order_2,
+            _vectors_3k,
+            _product(_whole_3k),
+            whole=_whole_3k,
+            whole_top=32,
         ),
-        _paired("q4_K", 15, _order_k, _vectors_4k, _pair_k, -1.0),
-        _paired("q5_K", 31, _order_k, _vectors_5k, _pair_k, -1.0),
+        _paired("q4_K", 15, _order_k, _vectors_4k, _pair_k),
+        _paired("q5_K", 31, _order_k, _vectors_5k, _pair_k),
         BlockType(
-            "q6_K", 16, 63, 32, False, _order_6, _vectors_6k, _product(_whole_6k), whole=_whole_6k
+            "q6_K",
+            16,
+            63,
+            32,
+            False,
+            _order_6,
+            _vectors_6k,
+            _product(_whole_6k),
+            whole=_whole_6k,
+            whole_top=128,
         ),
     )
 }

@@ -117,7 +117,8 @@ def units(
     if m <= FEW and reads_columns(spec):
         scratch = TILES[lanes].scratch_bytes + 4 * (m + 1) * (k + 16) + 128
         return (*few_shares(m, n, batches, threads), scratch)
-    return (*shares(m, n, batches, lanes, threads), TILES[lanes].scratch_bytes)
+    tile = TILES[lanes]
+    return (*shares(m, n, batches, tile, threads), tile.scratch_bytes)
 
 
 def reads_columns(spec: Matmul) -> bool:
@@ -125,10 +126,9 @@ def reads_columns(spec: Matmul) -> bool:
     return spec.b_contiguous == "k" and not spec.windows
 
 
-def shares(M: int, N: int, batches: int, lanes: int, threads: int) -> tuple[int, int]:
+def shares(M: int, N: int, batches: int, tile: Tile, threads: int) -> tuple[int, int]:
     """The strips of a launch, and how many of them a thread takes at a time: as many as an even
     load allows."""
-    tile = TILES[lanes]
     strips = ceil(M / tile.strip)
     work = strips * ceil(N / tile.nb) * batches
 
