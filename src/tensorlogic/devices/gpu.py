@@ -137,8 +137,7 @@ class _Instance:
 class GpuPlan:
     """A schedule made ready for a GPU.
 
-    It is `ready` whatever its size: a launch waits for nothing, so that nothing is gained by putting
-    one off.
+    It is `ready` whatever its size: a launch waits for nothing, so to put it off gains nothing.
     """
 
     def __init__(self, device: GpuDevice, schedule: Schedule, order: Sequence[Node]):

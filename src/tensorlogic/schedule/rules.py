@@ -6,7 +6,7 @@ Views change the indices, elementwise ops combine expressions, reductions become
 from __future__ import annotations
 
 from tensorlogic import ops
-from tensorlogic.dtypes import FLOAT16_MAX
+from tensorlogic.dtypes import FLOAT16_MAX, float16
 from tensorlogic.graph import Node
 from tensorlogic.kernels.ir import Expr, cast, const, fma, select, unary
 from tensorlogic.kernels.spec import ACC
@@ -65,7 +65,8 @@ def _elementwise(low: Lowering, node: Node, at: list[Affine], where: Expr | None
         value = low.value(a, broadcast_index(a, at), where)
         condition = node.op is ops.where and i == 0
         args.append(value if condition else cast(value, ir_type(meet)))
-    return node.op.expr(*args)
+    rough = low.traits.gpu and not low.exact and node.dtype is float16
+    return ((node.op.rough if rough else None) or node.op.expr)(*args)
 
 
 def _cast(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
