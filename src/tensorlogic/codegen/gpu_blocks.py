@@ -29,10 +29,15 @@ def decoder(quant: QuantType) -> str:
     text = KernelText((data, halves), (), _NAMES)
     text.c_names = {data: "p", halves: "h"}
     *outer, last = quant.digits
-    names = [index(f"d{k}") for k in range(len(outer))]
-    digits = {"first": f"e % {last}"}
+    # A mask says how large a digit may be, which costs nothing: it is a remainder.
+    names = [
+        index(f"d{k}") & (n - 1) if n & (n - 1) == 0 else index(f"d{k}")
+        for k, n in enumerate(outer)
+    ]
+    # Unsigned: a signed quotient by a power of two is more than a shift.
+    digits = {"first": f"index_t(uint(e) % {last})"}
     for k, n in enumerate(outer):
-        digits[f"d{k}"] = f"e / {prod(quant.digits[k + 1 :])} % {n}"
+        digits[f"d{k}"] = f"index_t(uint(e) / {prod(quant.digits[k + 1 :])} % {n})"
     for digit in digits:
         text.env["index", digit] = (digit, 0)
 
@@ -52,7 +57,8 @@ def decoder(quant: QuantType) -> str:
     for header, wide in (("if (fast)", True), ("else", False)):
         with text.block(header):
             blocks.read(False, wide)
-    reading, text.chain[0].lines = text.chain[0].lines, []
+    reading = text.chain[0].lines
+    text.chain[0].lines, text.chain[0].names = [], {}  # another function
     decode = Simplifier({}, dict(blocks.elements(0)))
     values = [decode.of(e) for e in elements]
     text.count(values)

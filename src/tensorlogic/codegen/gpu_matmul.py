@@ -181,8 +181,8 @@ def _block_layout(spec: Matmul, quant: QuantType) -> dict[str, str]:
 
 _OWN_NAMES = tuple(
     """acc batch row col tiles_m tiles_n group band height row0 col0 simd_row simd_col sums sum
-    next_a next_b ready_b tiles tile_a tile_b k0 a_fast b_fast i j k e q x y at line first piece left
-    fragment_a fragment_b A_PIECES B_PIECES TILE_M TILE_N TILE_K SIMDS_N SIMD_M
+    next_a next_b ready_b tiles tile_a tile_b k0 a_fast b_fast i j k e q x y at line first piece
+    left fragment_a fragment_b A_PIECES B_PIECES TILE_M TILE_N TILE_K SIMDS_N SIMD_M
     STAGES stage now_a now_b multiply wide_multiply operand column decoded SIMD_N THREADS
     fetch pair TileC TileAB fetched Fetched""".split()  # noqa: SIM905
 )
@@ -227,8 +227,8 @@ _FETCH_B = """\
 _FETCH_BLOCKS = """\
             const index_t column = $b_line < N ? $b_line : N - 1;
             const index_t k = k0 + first < K ? k0 + first : K - 8;  // beyond it, A is zero
-            const index_t at = column * b_n + k / $block * $nbytes;
-            next_b[q] = fetched($b + at, int(k % $block), b_fast);"""
+            const index_t at = column * b_n + index_t(uindex_t(k) / $block) * $nbytes;
+            next_b[q] = fetched($b + at, int(uindex_t(k) % $block), b_fast);"""
 
 # Decoded while matrices are multiplied, where a processor does that by itself.
 _DECODE_BLOCKS = """\
@@ -236,7 +236,7 @@ _DECODE_BLOCKS = """\
     UNROLL
     for (int q = 0; q < B_PIECES; q++) {
         const int first = (int(THREAD) + q * THREADS) % ($b_width / 8) * 8;
-        ready_b[q] = decoded(next_b[q], int((k0 + first) % $block));
+        ready_b[q] = decoded(next_b[q], int(uindex_t(k0 + first) % $block));
     }
 """
 

@@ -52,8 +52,8 @@ class NestText(Packs):
         mine = f"index_t({self.thread}) / {each}"
         begin = mine if start == "0" else f"{start} + {mine}"
         step = self.width // each
-        # What is loaded in a branch begins to load before anything is computed. Where one part is all
-        # that a turn has, that is so anyway, and two loops spare the merging of both branches.
+        # What is loaded in a branch begins to load before anything is computed. Where one part is
+        # all that a turn has, that is so anyway, and two loops spare the merging of both branches.
         whole = len(body.parts) == 1
         loop = f"for (index_t {block} = {begin}; {block} < {stop}; {block} += {step})"
         for header in (f"if ({fast})", "else") if whole else ("",):

@@ -214,10 +214,15 @@ class GpuPlan:
         for place in self._leaves:
             memory = order[place].data.memory  # type: ignore[union-attr]
             if type(memory) is not DeviceMemory or memory.device is not device:
-                memory = device.memory_of(memory)
-                copied.append(memory)
-            if bound[which] is not memory.buffer:
-                instance.set(which, memory.buffer)
+                copies = memory.copies
+                found = copies.get(device) if copies is not None else None
+                if found is None:
+                    found = device.memory_of(memory)
+                    copied.append(found)
+                memory = found
+            buffer = memory.buffer  # type: ignore[attr-defined]
+            if bound[which] is not buffer:
+                instance.set(which, buffer)
             which += 1
         for step, index, number in self._numbers:
             instance.program.number(step, index, number.word(order))
