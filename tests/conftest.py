@@ -8,6 +8,8 @@ import pytest
 
 from tests.metal import session
 
+pytest_plugins = ("tests.conformance.workers",)
+
 session.install()
 
 

@@ -76,6 +76,13 @@ def matmul(a: str, b: str, a_contiguous: str | None, b_contiguous: str | None) -
     return Matmul(a, b, a_contiguous, b_contiguous, stores, (bias, out, sign), (scale,))
 
 
+def windows(dtype: str, padded: bool) -> Matmul:
+    """The same of windows of b."""
+    spec = replace(matmul(dtype, dtype, "k", None), windows=True)
+    fill = param("fill", "f32")
+    return replace(spec, fill=fill, params=(*spec.params, fill)) if padded else spec
+
+
 MATMULS = {
     "f16_k_n": matmul("f16", "f16", "k", "n"),
     "f16_k_k": matmul("f16", "f16", "k", "k"),
@@ -85,6 +92,8 @@ MATMULS = {
     "f32_k_n": matmul("f32", "f32", "k", "n"),
     "f16_f32_m_k": matmul("f16", "f32", "m", "k"),
     "bf16_strided": matmul("bf16", "bf16", None, None),
+    **{f"{dtype}_windows": windows(dtype, False) for dtype in ("f16", "bf16")},
+    **{f"{dtype}_padded": windows(dtype, True) for dtype in ("f16", "bf16", "f32")},
     **{f"f16_{quant}": matmul("f16", quant, "k", "k") for quant in QUANTS},
 }
 

@@ -9,6 +9,7 @@ import pytest
 import tensorlogic.functions  # noqa: F401  # completes Tensor, however a test makes its tensors
 from tensorlogic.testing.fixtures import tl_device as device  # noqa: F401
 from tests.conformance.table import FOLDER, Record
+from tests.conformance.workers import hand_over
 
 RECORD = pytest.StashKey[Record]()
 WHOLE = pytest.StashKey[bool]()
@@ -44,3 +45,8 @@ def pytest_runtest_makereport(
     if report.when == "call" and report.passed and isinstance(item, pytest.Function):
         item.config.stash[RECORD].add(item)
     return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.stash.get(WHOLE, False):
+        hand_over(session.config, session.config.stash[RECORD])

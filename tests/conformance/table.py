@@ -21,10 +21,13 @@ FOLDER = Path(__file__).parent
 PATH = FOLDER.parents[1] / "docs" / "conformance.md"
 NAMES = [*OPS, *(f for f in functions.FUNCTIONS if f not in OPS and f != "eval"), "update"]
 
-HEAD = """\
+COMMAND = "python -m tests.docs.generate"
+Data = dict[str, list[list[str]]]
+
+HEAD = f"""\
 # Conformance
 
-Written by `python -m tests.docs.generate` from the tests that passed. For every op: on which dtypes
+Written by `{COMMAND}` from the tests that passed. For every op: on which dtypes
 and devices its tests ran, how far a float32 result may be from the exact one, computed in float64
 (in units in the last place, or in those of the size of the sums behind it; a float16 result is the
 exact one, rounded, or a neighbour), and which tests found that it is so.
@@ -64,6 +67,27 @@ class Record:
             evidence.dtypes |= {str(given["dtype"])} & set(DTYPES) if "dtype" in given else set()
             evidence.devices |= {given["device"]} if "device" in given else set()
             evidence.tests.add(item.path.stem.removeprefix("test_"))
+
+    def data(self) -> Data:
+        """For another process: op → its dtypes, devices and tests."""
+        return {
+            name: [sorted(e.dtypes), sorted(e.devices), sorted(e.tests)]
+            for name, e in self.found.items()
+        }
+
+    def merge(self, data: Data) -> None:
+        """What another process has found."""
+        for name, (dtypes, devices, tests) in data.items():
+            evidence = self.found.setdefault(name, Evidence())
+            evidence.dtypes.update(dtypes)
+            evidence.devices.update(devices)
+            evidence.tests.update(tests)
+
+    def fault(self, page: str) -> str:
+        """What is wrong with the document, by a run of all of the tests; "" if nothing is."""
+        if unseen := sorted({*NAMES} - {*self.found}):
+            return f"no test is about {', '.join(unseen)}: see tests.conformance.table.Record"
+        return "" if page == self.page(page) else f"{PATH.name} is stale: {COMMAND}"
 
     def page(self, old: str = "") -> str:
         """The document that this run would write; of devices that this machine does not have, it

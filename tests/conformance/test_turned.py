@@ -23,6 +23,7 @@ SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "an axis between": ((40, 3, 60), (2, 1, 0)),
     "an axis after": ((40, 60, 3), (1, 0, 2)),
     "two axes as one": ((20, 9, 70), (2, 0, 1)),
+    "wide squares": ((1030, 1100), (1, 0)),
     "images": ((2, 33, 9, 11), (0, 2, 3, 1)),
 }
 

@@ -6,7 +6,7 @@ import pytest
 
 import tensorlogic as tl
 from tensorlogic import functions
-from tests.conformance.table import Evidence, Record
+from tests.conformance.table import NAMES, Evidence, Record
 from tests.docs import api
 from tests.docs.markdown import tables
 
@@ -62,3 +62,21 @@ def test_the_table_keeps_what_other_machines_found() -> None:
     second.found["exp"] = Evidence({"float32"}, {"cpu"}, {"rows"})
     assert second.page() != first.page()
     assert second.page(first.page()) == first.page()
+
+
+def test_records_of_processes_are_joined() -> None:
+    """As one of all tests; a table that says less, or more, is stale."""
+    whole, joined = Record(), Record()
+    for params in ({"dtype": "float32", "device": "cpu"}, {"dtype": "int32", "device": "metal"}):
+        part = Record()
+        for record in (whole, part):
+            record.add(_Item(name="abs", **params))  # type: ignore[arg-type]
+            for name in NAMES:
+                record.found.setdefault(name, Evidence({"float32"}, {"cpu"}, {"rows"}))
+        joined.merge(part.data())
+    page = whole.page()
+    assert joined.fault(page) == ""
+    assert "stale" in joined.fault(page.replace("| abs | float32, int32 |", "| abs | float32 |"))
+    assert "stale" in joined.fault(page.replace("| abs | float32", "| abs | float16, float32"))
+    del joined.found["abs"]
+    assert "no test is about abs" in joined.fault(page)

@@ -29,9 +29,10 @@ def test_bodies(name, golden):
     golden(f"gpu/{name}.txt", text.split(BODY_MARK)[1])
 
 
-def test_matmul_body(golden):
-    text = matmul_text("f16_k_k", "metal", gpu_matmul.SMALL)
-    golden("gpu/matmul_f16_k_k.txt", text.split(BODY_MARK)[1])
+@pytest.mark.parametrize("name", ["f16_k_k", "f16_padded"])
+def test_matmul_body(name, golden):
+    text = matmul_text(name, "metal", gpu_matmul.SMALL)
+    golden(f"gpu/matmul_{name}.txt", text.split(BODY_MARK)[1])
 
 
 @pytest.mark.parametrize("dialect", ["metal", "cuda"])

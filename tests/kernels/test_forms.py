@@ -24,6 +24,7 @@ from tensorlogic.kernels.ir import (
     Store,
     binary,
     const,
+    either,
     index,
     load,
     param,
@@ -153,6 +154,15 @@ def test_rough_functions_are_for_halves_alone() -> None:
     assert "rough_div(" in flat(unary("exp", x) / unary("exp", binary("add", x, 1.0)), HALF)
     floored = flat(unary("floor", x / 3.0), HALF)
     assert "rough" not in body(floored)
+
+
+def test_the_rough_one_of_two_forms_is_for_halves_alone() -> None:
+    x = load(X, I)
+    forms_ = either(x + 1.0, x + 2.0)
+    assert "2.0f" in body(flat(forms_, HALF))
+    for text in (flat(forms_, FLOAT), flat(unary("floor", forms_), HALF)):
+        assert "1.0f" in body(text)
+        assert "2.0f" not in body(text)
 
 
 def body(text: str) -> str:

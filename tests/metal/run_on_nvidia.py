@@ -1,8 +1,8 @@
 """Runs the Metal texts of the tests on an NVIDIA GPU and prints how their results compare.
 
-    python tests/metal/run_on_nvidia.py launches.zip
+    python tests/metal/run_on_nvidia.py launches.zip...
 
-Needs NumPy and CuPy and nothing of this repository: the file (recording.py makes it) holds, for
+Needs NumPy and CuPy and nothing of this repository: a file (recording.py makes it) holds, for
 each text that the conformance tests ran on the emulator, its code for this GPU, and one launch with
 what its buffers held before and after. What they hold here has to be the same to the bit, or within
 the tolerance of another rounding of exp, log, sin and the like. Ends with status 1 if anything is
@@ -71,11 +71,10 @@ class Launches:
         return worst
 
 
-def main(path: str) -> int:
-    launches = Launches(path)
+def main(*paths: str) -> int:
     rows: dict[str, Counter[str]] = defaultdict(Counter)
     wrong = []
-    for key in launches.keys:
+    for launches, key in ((f, key) for f in map(Launches, paths) for key in f.keys):
         about = json.loads(launches.file.read(f"{key}.json"))
         module = about["test"].split("::")[0].split("/")[-1]
         error = launches.error(key, about)
@@ -97,4 +96,4 @@ def main(path: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

@@ -12,6 +12,7 @@ import pytest
 
 import tensorlogic as tl
 from tensorlogic.codegen.dialects import BODY_MARK
+from tensorlogic.functions import convolution
 from tests.compare import Array
 from tests.conformance.test_quantized import weight
 from tests.metal import mutants, traced
@@ -40,6 +41,17 @@ def i32(end: int, *shape: int) -> Array:
 def linear(storage: str) -> Callable[[Any], Any]:
     w, _ = weight(storage)
     return lambda x: tl.linear(x, w)
+
+
+def convolved(conv: Callable[..., Any] = tl.conv2d, **more: Any) -> Callable[[Any, Any], Any]:
+    """A convolution that is a product, however small."""
+
+    def call(x: Any, w: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(convolution, "SMALL", 0)
+            return tl.relu(conv(x, w, **more))
+
+    return call
 
 
 COLUMNS = weight("q4_0")[0].shape[1]
@@ -95,6 +107,41 @@ FAMILIES: dict[str, tuple[Callable[..., Any], Sequence[Sequence[Array]]]] = {
         lambda x, w: tl.conv2d(x, w, padding=1),
         [[f16(1, 3, 9, 7), f16(2, 3, 3, 3)]],
     ),
+    "convolution of many": (
+        convolved(padding=1),
+        [
+            [f16(2, 3, 9, 7), f16(6, 3, 3, 3)],
+            [f16(2, 9, 5, 6), f16(70, 9, 3, 3)],
+            [f16(3, 15, 4, 5), f16(9, 15, 3, 3)],
+            [f16(2, 1, 23, 31), f16(530, 1, 2, 2)],
+            [f16(2, 64, 4, 4), f16(6, 64, 1, 1)],
+        ],
+    ),
+    "convolution of groups, without borders": (
+        convolved(groups=2, stride=2),
+        [
+            [f16(2, 6, 9, 7), f16(12, 3, 3, 3)],
+            [f16(2, 18, 7, 6), f16(140, 9, 3, 3)],
+            [f16(2, 128, 3, 3), f16(12, 64, 1, 1)],
+            [f16(2, 2, 35, 33), f16(1060, 1, 2, 2)],
+        ],
+    ),
+    "convolution of float32": (
+        convolved(padding=1),
+        [
+            [f32(2, 3, 9, 7), f32(6, 3, 3, 3)],
+            [f32(2, 9, 5, 6), f32(70, 9, 3, 3)],
+            [f32(2, 1, 13, 11), f32(530, 1, 2, 2)],
+        ],
+    ),
+    "transposed convolution": (
+        convolved(tl.conv_transpose2d, stride=2, padding=1),
+        [
+            [f16(2, 3, 5, 6), f16(3, 5, 4, 4)],
+            [f16(2, 16, 5, 6), f16(16, 18, 4, 4)],
+            [f16(2, 1, 12, 11), f16(1, 140, 4, 4)],
+        ],
+    ),
     "attention": (
         tl.scaled_dot_product_attention,
         [
@@ -120,6 +167,10 @@ UNNEEDED = {
     "q4_0, few rows": (0, 4, f"{PACKS}; the second sum is for infinite results"),
     "q4_0, many rows": (1, 4, f"{STAGES}; a turn more adds zeros; there is one band of tiles"),
     "q6_K, many rows": (1, 4, f"{STAGES}; K is whole steps; there is one band of tiles"),
+    "convolution of many": (1, 2, STAGES),
+    "convolution of groups, without borders": (1, 2, STAGES),
+    "convolution of float32": (0, 1, "a turn more adds zeros"),
+    "transposed convolution": (3, 2, f"{STAGES}; lines of the weights are copied one by one"),
     "sort": (0, 1, "a turn more of the bisection finds the same place"),
     "concat": (1, 8, f"{PACKS}; parts that do not overlap are taken for overlapping"),
     "attention": (

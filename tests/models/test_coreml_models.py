@@ -9,8 +9,14 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+import tensorlogic as tl
 from tensorlogic.coreml.package import open_package
 from tensorlogic.coreml.run import Runner
+from tensorlogic.graph import inline_calls
+from tensorlogic.kernels.spec import Matmul
+from tensorlogic.schedule.fuse import schedule
+from tensorlogic.schedule.traits import GPU
+from tensorlogic.settings import Settings
 from tensorlogic.testing.models import fetch
 from tests.coreml import programs
 
@@ -108,3 +114,31 @@ def test_crepe_finds_the_pitch_of_a_tone(size: str) -> None:
         found = model.predict({"frames": frames(frequency, count)})["probabilities"].numpy()
         assert found.shape == (count, 360)
         assert np.abs(pitch(found.astype(np.float32)) - frequency).max() < 5
+
+
+# ---- both on a GPU -----------------------------------------------------------------------------
+
+INPUTS = {"basic-pitch": ("input_2", sounds()["chirp"]), "crepe": ("frames", frames(440.0, 2))}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_gpus_store_no_windows(name: str) -> None:
+    """What is stored are the results of layers; windows would be tens of times as large."""
+    key, x = INPUTS[name]
+    results = runner(fetch(name)).predict({key: x}).values()
+    steps = schedule(inline_calls([r._node for r in results]), Settings(), GPU).steps
+    stored = [n for s in steps for n in s.writes]
+    layers = {"basic-pitch": 33 * 172 * 88, "crepe": 2 * 128 * 256}
+    assert max(n.size for n in stored) == layers[name]
+    assert sum(isinstance(s.kernel, Matmul) and s.kernel.windows for s in steps) >= 3
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_as_on_the_cpu(name: str) -> None:
+    """In the emulator, where the machine has no Apple GPU."""
+    key, x = INPUTS[name]
+    model = runner(fetch(name))
+    wanted = model.predict({key: x})
+    found = model.predict({key: tl.tensor(x, dtype="float32", device="metal")})
+    for output, values in wanted.items():
+        assert np.abs(found[output].numpy() - values.numpy()).max() < 1e-3

@@ -18,6 +18,7 @@ from tensorlogic.testing.models import fetch
 DATA = Path(__file__).parent / "data"
 GOLDEN: dict[str, Any] = json.loads((DATA / "minilm_transformers.json").read_text())
 EMBEDDINGS: NDArray[np.float32] = np.load(DATA / "minilm_transformers.npz")["embeddings"]
+GPUS = [d.name for d in tl.devices() if d.available and d.name in ("metal", "cuda")]
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +39,11 @@ def test_embedding(minilm: tl.Model, i: int, device: str) -> None:
     assert found @ EMBEDDINGS[i] / np.linalg.norm(found) > 0.9999
 
 
+@pytest.mark.parametrize("device", GPUS)
 @pytest.mark.parametrize("i", [0, 1])
-def test_embedding_on_metal(minilm: tl.Model, i: int) -> None:
-    """On an Apple GPU, or on the emulator."""
-    found = _embedding(minilm, GOLDEN["ids"][i], "metal")
+def test_embedding_on_a_gpu(minilm: tl.Model, i: int, device: str) -> None:
+    """Metal: on an Apple GPU, or on the emulator."""
+    found = _embedding(minilm, GOLDEN["ids"][i], device)
     assert found @ EMBEDDINGS[i] / np.linalg.norm(found) > 0.9999
 
 

@@ -8,13 +8,17 @@ import pytest
 import tensorlogic as tl
 from tensorlogic.codegen.emit import Module
 from tensorlogic.codegen.llvm_rows import emit_dot_kernel
+from tensorlogic.creation import from_storage
 from tensorlogic.kernels.check import KernelError, check_kernel
 from tensorlogic.kernels.ir import Fold, Kernel, Split, const, walk
 from tensorlogic.kernels.rename import Renaming
+from tensorlogic.kernels.spec import Attention, Matmul
+from tensorlogic.quants import QUANTS
 from tensorlogic.schedule.fuse import schedule
 from tensorlogic.schedule.traits import CPU
 from tensorlogic.settings import Settings
-from tests.compare import assert_close
+from tests.blocks import decoded, ordinary_blocks
+from tests.compare import Array, assert_close
 from tests.plans import models
 
 TYPES = frozenset({"q4_0", "q8_0"})
@@ -74,6 +78,61 @@ def test_products_side_by_side() -> None:
     for y, (i, kind) in zip(ys, enumerate(kinds), strict=True):
         exact = quantized(40 + i, kind).to("float32").numpy().astype(np.float64)
         assert_close(y.numpy(), want @ exact.T, 8, np.abs(want) @ np.abs(exact.T))
+
+
+HEADS, HEAD = 8, 64
+
+
+def blocks_of(name: str, rows: int, depth: int) -> tuple[tl.Tensor, Array]:
+    """Rows of random blocks, and their values."""
+    raw = ordinary_blocks(name, rows * depth // QUANTS[name].block)
+    values = decoded(name, raw).astype(np.float64).reshape(rows, depth)
+    return from_storage(raw.reshape(-1), (rows, depth), name, "w"), values
+
+
+def heads_side_by_side(rows: int) -> tl.Tensor:
+    """What a decoder's attention gives to its output product."""
+    q, kv = tl.ones([HEADS, rows, HEAD]), tl.ones([2, 16, HEAD])
+    return tl.scaled_dot_product_attention(q, kv, kv).permute(1, 0, 2).reshape(rows, HEADS * HEAD)
+
+
+@pytest.mark.parametrize("name", QUANTS)
+@pytest.mark.parametrize("rows", [1, 2, 5, 20])
+def test_blocks_that_span_heads(name: str, rows: int) -> None:
+    """Attention stores what the product reads, and the product takes its fast form."""
+    w, _ = blocks_of(name, 40, HEADS * HEAD)
+    y = tl.linear(heads_side_by_side(rows), w) + tl.ones([rows, 40])
+    first, last = schedule([y._node], Settings("default"), CPU).steps
+    assert isinstance(first.kernel, Attention)
+    if rows == 1:
+        assert isinstance(last.kernel, Kernel)
+        assert len(dots(last.kernel)) == 1
+    else:
+        assert isinstance(last.kernel, Matmul)
+        assert last.kernel.quantized
+
+
+@pytest.mark.parametrize("rows", [1, 3, 20])
+@pytest.mark.parametrize("name", QUANTS)
+def test_a_turned_operand_is_laid_out_first(name: str, rows: int) -> None:
+    """x in an order of its own is stored along K, and multiplied fast."""
+    w, values = blocks_of(name, 24, HEADS * HEAD)
+    given = np.random.default_rng(rows).standard_normal((HEAD, rows, HEADS)).astype(np.float32)
+    turned = tl.tensor(given, dtype=tl.float32).permute(1, 2, 0).reshape(rows, -1)
+    y = tl.linear(turned, w)
+    *_, last = schedule([y._node], Settings("default"), CPU).steps
+    fast = len(dots(last.kernel)) == 1 if isinstance(last.kernel, Kernel) else rows > 1
+    assert fast
+    x = given.astype(np.float64).transpose(1, 2, 0).reshape(rows, -1)
+    assert_close(y.numpy(), x @ values.T, 512, np.abs(x) @ np.abs(values.T))  # 15 bits of x
+
+
+def test_a_view_of_a_vector_is_read_where_it_lies() -> None:
+    """Only axes of 1 change places: nothing is copied."""
+    w, _ = blocks_of("q4_K", 24, HEADS * HEAD)
+    x = tl.tensor(np.ones((HEADS, 1, HEAD), np.float16))
+    (kernel,) = kernels(tl.linear(x.permute(1, 0, 2).reshape(1, -1), w))
+    assert len(dots(kernel)) == 1
 
 
 def test_other_sums_are_none() -> None:

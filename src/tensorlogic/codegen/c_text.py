@@ -12,7 +12,7 @@ from string import Template
 from tensorlogic.codegen.bits import FIELD
 from tensorlogic.codegen.dialects import GROUP_MEMORY, MAX_BUFFERS
 from tensorlogic.kernels.check import KernelError
-from tensorlogic.kernels.expand import expand
+from tensorlogic.kernels.expand import ERF, expand
 from tensorlogic.kernels.ir import MATH, Buffer, Expr, Store, const, exprs_of, nodes_of
 
 VALUE = {"f32": "float", "i32": "int", "i64": "index_t", "bool": "bool"}
@@ -194,12 +194,12 @@ class KernelText:
     def count(self, exprs: Iterable[Expr]) -> None:
         """Announces expressions: what is used more than once gets a name."""
         for e in exprs:
-            k = self._key(expand(e, ("erf",), self._expanded))
+            k = self._key(expand(e, ERF, self._expanded))
             self._uses[k] = self._uses.get(k, 0) + 1
 
     def expr(self, e: Expr) -> str:
         """The text of a value here; what is shared is named, as far out as it can stand."""
-        e = expand(e, ("erf",), self._expanded)
+        e = expand(e, ERF, self._expanded)
         self._key(e)
         here = len(self.chain) - 1
         nodes = nodes_of(e)
@@ -255,13 +255,15 @@ class KernelText:
         action = f"{self.c_names[s.buffer]}[{bare(self.expr(s.at))}] = {value}"
         self.under([*conditions, *own], action)
 
-    def epilogue(self, stores: Sequence[Store], total: str) -> None:
+    def epilogue(self, stores: Sequence[Store], total: str, column: int | None = None) -> None:
         """The stores of a product for one element, whose sum is `total`: the block around this one
-        names its row and col, the outermost one its batch."""
+        names its row and col, the outermost one its batch; or the block at the depth `column` both
+        col and batch."""
         depth = len(self.chain) - 1
         self.line(f"const float acc = {total};")
         self.env["var", "acc"] = ("acc", depth)
-        for name, level in (("batch", 0), ("row", depth - 1), ("col", depth - 1)):
+        batch, col = (0, depth - 1) if column is None else (column, column)
+        for name, level in (("batch", batch), ("row", depth - 1), ("col", col)):
             self.env["index", name] = (name, level)
         self.load_floor = depth
         self.count(e for s in stores for e in exprs_of(s))

@@ -5,7 +5,8 @@ threadgroup memory (the next pieces are on their way while these are multiplied)
 them about in their line, so that a column spreads over the banks. Its simdgroups multiply 16 x 16
 tiles: one m16n8k16 instruction a half on CUDA, eight products of 8 x 8 simdgroup matrices on Metal;
 on Hopper, four warps together multiply straight from threadgroup memory. B may also be blocks of a
-quantized type, which are decoded on their way. Other types are multiplied in float32 by each
+quantized type, which are decoded on their way, or windows, which are read where they lie
+(`gpu_windows.py`). Other types are multiplied in float32 by each
 thread. All accumulate in float32, take any extents and strides, and end in the epilogue's stores,
 element by element.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from string import Template
 
-from tensorlogic.codegen import gpu_blocks
+from tensorlogic.codegen import gpu_blocks, gpu_windows
 from tensorlogic.codegen.c_text import LOAD, KernelText
 from tensorlogic.codegen.dialects import GROUP_MEMORY, assemble
 from tensorlogic.codegen.gpu_matrices import matrices
@@ -46,7 +47,9 @@ ENOUGH = 200
 
 def groups(tile: GpuTile, sizes: Mapping[str, float]) -> int:
     m, n, batches = (int(sizes[name]) for name in ("M", "N", "batches"))
-    return -(-m // tile.m) * -(-n // tile.n) * batches
+    apart = int(sizes.get("groups", batches))
+    columns = n * batches // max(apart, 1)  # of windows, those of all images follow each other
+    return -(-m // tile.m) * -(-columns // tile.n) * apart
 
 
 def render(
@@ -59,7 +62,7 @@ def render(
     more = "".join(f"#define {key} {value}\n" for key, value in sizes.items())
     if uses_matrix_units(spec):
         more += f"#define STAGES {_stages(tile, dialect)}\n"
-        more += matrices(dialect, tile, spec.a_contiguous == "m", spec.b_contiguous != "k")
+        more += matrices(dialect, tile, spec.a_contiguous == "m", not _along_k(spec))
     return assemble(dialect, body(spec, name, tile, dialect), index, more)
 
 
@@ -72,20 +75,30 @@ def body(spec: Matmul, name: str, tile: GpuTile, dialect: str) -> str:
     printer = KernelText(spec.all_buffers, spec.all_params, _OWN_NAMES, MEMORY[dialect])
     a, b = (printer.c_names[x] for x in printer.buffers[:2])
     quant = QUANTS.get(spec.b_dtype)
+    reading = _READING if quant is None else _READING_BLOCKS
+    inside, column = "row < M && col < N", None
+    if spec.windows:
+        fill = None if spec.fill is None else printer.expr(spec.fill)
+        reading = gpu_windows.reading(spec, b, fill, uses_matrix_units(spec))
+        inside, column = "row < M && across < columns", 2
     if uses_matrix_units(spec):
         printer.array("uint4", "tiles", _matrix_bytes(tile, dialect) // 16, "LOCAL_TILES")
         layout = _matrix_layout(spec) if quant is None else _block_layout(spec, quant)
-        loop = Template(_MATRIX_LOOP).safe_substitute(_B if quant is None else _BLOCKS)
-        printer.lines(_PLACE + loop, a=a, b=b, **layout)
+        loop = Template(_PLACE + _MATRIX_LOOP).safe_substitute(reading)
+        printer.lines(loop, a=a, b=b, **layout)
         with (
             printer.block("UNROLL\nfor (int i = 0; i < SIMD_M / 16; i++)"),
             printer.block("UNROLL\nfor (int j = 0; j < SIMD_N / 16; j += 2)"),
         ):
             printer.lines(_MATRIX_STORE)
+            if spec.windows:
+                printer.lines(gpu_windows.COLUMN, across="col0 + simd_col + 16 * j + int(LANE)")
             with printer.block("for (int e = int(LANE); e < 16 * 32; e += 32)"):
-                printer.lines(_MATRIX_ELEMENT)
-                with printer.block("if (row < M && col < N)"):
-                    printer.epilogue(spec.stores, "sum[e]")
+                printer.line(_MATRIX_ROW)
+                if not spec.windows:
+                    printer.line(_MATRIX_COLUMN)
+                with printer.block(f"if ({inside})"):
+                    printer.epilogue(spec.stores, "sum[e]", column)
             printer.line("SIMD_BARRIER();")
     else:
         load = {
@@ -100,20 +113,32 @@ def body(spec: Matmul, name: str, tile: GpuTile, dialect: str) -> str:
         }
         printer.array("float", "tile_a", tile.k * (tile.m + 4))
         printer.array("float", "tile_b", tile.k * (tile.n + 4))
-        printer.lines(_PLACE + _PLAIN_LOOP, a=a, b=b, **load, **lanes)
+        loop = Template(_PLACE + _PLAIN_LOOP).safe_substitute(reading)
+        printer.lines(loop, a=a, b=b, **load, **lanes)
         with (
             printer.block("UNROLL\nfor (int i = 0; i < 4; i++)"),
             printer.block("UNROLL\nfor (int j = 0; j < 4; j++)"),
         ):
-            printer.lines(_PLAIN_ELEMENT)
-            with printer.block("if (row < M && col < N)"):
-                printer.epilogue(spec.stores, "sums[i][j]")
+            printer.line(_PLAIN_ROW)
+            if spec.windows:
+                printer.lines(gpu_windows.COLUMN, across=_PLAIN_ACROSS)
+            else:
+                printer.line(f"const index_t col = {_PLAIN_ACROSS};")
+            with printer.block(f"if ({inside})"):
+                printer.epilogue(spec.stores, "sums[i][j]", column)
     shared = ""
     if uses_matrix_units(spec):
         shared = _FETCH + Template(_MULTIPLY).substitute(_matrix_layout(spec))
     if quant is not None:
         shared += gpu_blocks.decoder(quant)
+    if spec.windows:
+        shared += gpu_windows.WALK
     return shared + printer.text(name, "THREADS")
+
+
+def _along_k(spec: Matmul) -> bool:
+    """Whether lines of a stage of b are along k."""
+    return spec.windows or spec.b_contiguous == "k"
 
 
 def _stage_bytes(tile: GpuTile) -> int:
@@ -137,7 +162,7 @@ def _fast(operand: str, line_step: str, word: int) -> str:
 
 def _matrix_layout(spec: Matmul) -> dict[str, str]:
     """How A and B are staged: in lines along the axis that is contiguous in memory."""
-    across_m, along_k = spec.a_contiguous == "m", spec.b_contiguous == "k"
+    across_m, along_k = spec.a_contiguous == "m", _along_k(spec)
     at = len(spec.all_params)
     return {
         "a_lines": "TILE_K" if across_m else "TILE_M",
@@ -179,25 +204,30 @@ def _block_layout(spec: Matmul, quant: QuantType) -> dict[str, str]:
     }
 
 
-_OWN_NAMES = tuple(
-    """acc batch row col tiles_m tiles_n group band height row0 col0 simd_row simd_col sums sum
+_OWN_NAMES = (
+    tuple(
+        """acc batch row col tiles_m tiles_n group band height row0 col0 simd_row simd_col sums sum
     next_a next_b ready_b tiles tile_a tile_b k0 a_fast b_fast i j k e q x y at line first piece
     left fragment_a fragment_b A_PIECES B_PIECES TILE_M TILE_N TILE_K SIMDS_N SIMD_M
     STAGES stage now_a now_b multiply wide_multiply operand column decoded SIMD_N THREADS
     fetch pair TileC TileAB fetched Fetched""".split()  # noqa: SIM905
+    )
+    + gpu_windows.OWN_NAMES
 )
 
 # Groups go down bands of 8 tiles, so that those at work together share what they read.
 _PLACE = """\
-const index_t tiles_m = (M + TILE_M - 1) / TILE_M;
-const index_t tiles_n = (N + TILE_N - 1) / TILE_N;
-const index_t batch = index_t(GROUP) / (tiles_m * tiles_n);
-if (batch >= batches) return;
+${columns_of}const index_t tiles_m = (M + TILE_M - 1) / TILE_M;
+const index_t tiles_n = ($columns + TILE_N - 1) / TILE_N;
+const index_t $batch = index_t(GROUP) / (tiles_m * tiles_n);
+if ($batch >= $batches) return;
 const index_t group = index_t(GROUP) % (tiles_m * tiles_n);
 const index_t band = group / (8 * tiles_n);
 const index_t height = tiles_m - 8 * band < 8 ? tiles_m - 8 * band : 8;
 const index_t row0 = (8 * band + group % (8 * tiles_n) % height) * TILE_M;
 const index_t col0 = group % (8 * tiles_n) / height * TILE_N;
+$a += $batch * a_batch;
+$start
 """
 
 _FETCH = """\
@@ -219,16 +249,28 @@ FUNC uint4 fetch(DEVICE const half* line, index_t step, index_t left, bool fast)
 #define B_PIECES (TILE_N * TILE_K / 8 / THREADS)
 """
 
-_FETCH_B = """\
+_PIECE_OF_B = """\
+            const int piece = int(THREAD) + q * THREADS;
+            const int line = piece / ($b_width / 8), first = piece % ($b_width / 8) * 8;"""
+
+_FETCH_B = f"""\
+        UNROLL
+        for (int q = 0; q < B_PIECES; q++) {{
+{_PIECE_OF_B}
             const index_t left = $b_line < $b_line_end ? $b_first_end - ($b_first) : 0;
             const index_t at = ($b_line) * $b_line_step + ($b_first) * $b_step;
-            next_b[q] = fetch($b + at, $b_step, left, b_fast);"""
+            next_b[q] = fetch($b + at, $b_step, left, b_fast);
+        }}"""
 
-_FETCH_BLOCKS = """\
+_FETCH_BLOCKS = f"""\
+        UNROLL
+        for (int q = 0; q < B_PIECES; q++) {{
+{_PIECE_OF_B}
             const index_t column = $b_line < N ? $b_line : N - 1;
             const index_t k = k0 + first < K ? k0 + first : K - 8;  // beyond it, A is zero
             const index_t at = column * b_n + index_t(uindex_t(k) / $block) * $nbytes;
-            next_b[q] = fetched($b + at, int(uindex_t(k) % $block), b_fast);"""
+            next_b[q] = fetched($b + at, int(uindex_t(k) % $block), b_fast);
+        }}"""
 
 # Decoded while matrices are multiplied, where a processor does that by itself.
 _DECODE_BLOCKS = """\
@@ -239,14 +281,6 @@ _DECODE_BLOCKS = """\
         ready_b[q] = decoded(next_b[q], int(uindex_t(k0 + first) % $block));
     }
 """
-
-_B = {"fetch_b": _FETCH_B, "type_b": "uint4", "decode_b": "", "ready_b": "next_b"}
-_BLOCKS = {
-    "fetch_b": _FETCH_BLOCKS,
-    "type_b": "Fetched",
-    "decode_b": _DECODE_BLOCKS,
-    "ready_b": "ready_b",
-}
 
 # Each simdgroup's part of a stage; Hopper's warps have another way.
 _MULTIPLY = """\
@@ -276,11 +310,8 @@ _MATRIX_LOOP = """\
 THREADGROUP half* tile_a = (THREADGROUP half*)tiles;
 THREADGROUP half* tile_b = tile_a + STAGES * TILE_M * TILE_K;
 const bool a_fast = $a_fast;
-const bool b_fast = $b_fast;
-const int simd_row = int(SIMDGROUP) / SIMDS_N * SIMD_M;
+${fast_b}const int simd_row = int(SIMDGROUP) / SIMDS_N * SIMD_M;
 const int simd_col = int(SIMDGROUP) % SIMDS_N * SIMD_N;
-$a += batch * a_batch;
-$b += batch * b_batch;
 TileC sums[SIMD_M / 16][SIMD_N / 16];
 UNROLL
 for (int i = 0; i < SIMD_M / 16; i++) {
@@ -300,12 +331,7 @@ for (index_t k0 = 0; k0 < K + TILE_K; k0 += TILE_K) {
             const index_t at = ($a_line) * $a_line_step + ($a_first) * $a_step;
             next_a[q] = fetch($a + at, $a_step, left, a_fast);
         }
-        UNROLL
-        for (int q = 0; q < B_PIECES; q++) {
-            const int piece = int(THREAD) + q * THREADS;
-            const int line = piece / ($b_width / 8), first = piece % ($b_width / 8) * 8;
 $fetch_b
-        }
     }
     if (k0 > 0) {
         THREADGROUP const half* now_a = tile_a + stage * TILE_M * TILE_K;
@@ -327,8 +353,7 @@ $decode_b    if (k0 < K) {
         }
         UNROLL
         for (int q = 0; q < B_PIECES; q++) {
-            const int piece = int(THREAD) + q * THREADS;
-            const int line = piece / ($b_width / 8), first = piece % ($b_width / 8) * 8;
+$piece_of_b
             const int at = $place_b(line, first);
             *(THREADGROUP uint4*)(tile_b + stage * TILE_N * TILE_K + at) = $ready_b[q];
         }
@@ -346,14 +371,17 @@ tile_store(sums[i][j + 1], sum + 16, 32);
 SIMD_BARRIER();
 """
 
-_MATRIX_ELEMENT = """\
-const index_t row = row0 + simd_row + 16 * i + e / 32;
-const index_t col = col0 + simd_col + 16 * j + e % 32;
-"""
+_MATRIX_ROW = "const index_t row = row0 + simd_row + 16 * i + e / 32;"
+_MATRIX_COLUMN = "const index_t col = col0 + simd_col + 16 * j + e % 32;"
+
+_STAGE_B = """\
+    for (int e = int(THREAD); e < TILE_N * TILE_K; e += THREADS) {
+        const index_t col = col0 + $b_line, k = k0 + $b_depth;
+        const index_t at = col * b_n + k * b_k;
+        tile_b[($b_depth) * (TILE_N + 4) + $b_line] = col < N && k < K ? $load_b : 0.0f;
+    }"""
 
 _PLAIN_LOOP = """\
-$a += batch * a_batch;
-$b += batch * b_batch;
 float sums[4][4] = {};
 for (index_t k0 = 0; k0 < K; k0 += TILE_K) {
     GROUP_BARRIER();
@@ -362,11 +390,7 @@ for (index_t k0 = 0; k0 < K; k0 += TILE_K) {
         const index_t at = row * a_m + k * a_k;
         tile_a[($a_depth) * (TILE_M + 4) + $a_line] = row < M && k < K ? $load_a : 0.0f;
     }
-    for (int e = int(THREAD); e < TILE_N * TILE_K; e += THREADS) {
-        const index_t col = col0 + $b_line, k = k0 + $b_depth;
-        const index_t at = col * b_n + k * b_k;
-        tile_b[($b_depth) * (TILE_N + 4) + $b_line] = col < N && k < K ? $load_b : 0.0f;
-    }
+$stage_b
     GROUP_BARRIER();
     UNROLL
     for (int k = 0; k < TILE_K; k++) {
@@ -384,7 +408,26 @@ for (index_t k0 = 0; k0 < K; k0 += TILE_K) {
 }
 """
 
-_PLAIN_ELEMENT = """\
-const index_t row = row0 + int(THREAD) / 16 * 4 + i;
-const index_t col = col0 + int(THREAD) % 16 + 16 * j;
-"""
+_PLAIN_ROW = "const index_t row = row0 + int(THREAD) / 16 * 4 + i;"
+_PLAIN_ACROSS = "col0 + int(THREAD) % 16 + 16 * j"
+
+_READING = {
+    "batch": "batch",
+    "batches": "batches",
+    "columns": "N",
+    "columns_of": "",
+    "fast_b": "const bool b_fast = $b_fast;\n",
+    "start": "$b += batch * b_batch;",
+    "piece_of_b": _PIECE_OF_B,
+    "stage_b": _STAGE_B,
+    "fetch_b": _FETCH_B,
+    **gpu_windows.HALFS,
+}
+_READING_BLOCKS = {
+    **_READING,
+    "fetch_b": _FETCH_BLOCKS,
+    "type_b": "Fetched",
+    "decode_b": _DECODE_BLOCKS,
+    "ready_b": "ready_b",
+}
+"""How texts read a b that is no window; what those of windows have is in `gpu_windows.py`."""

@@ -63,7 +63,7 @@ def operation(f: Function, e: Expr, lanes: int, args: list[Value]) -> Value:
     if e.op == "bitcast":
         return f.cast("bitcast", given, args[0], type_)
     if e.dtype in _FLOATS:
-        return _float_operation(f, e, type_, args)
+        return _float_operation(f, e, lanes, args)
     if e.op == "neg":
         return f.op("sub", type_, zero("i", lanes), args[0])
     if e.op == "not":
@@ -88,15 +88,47 @@ def operation(f: Function, e: Expr, lanes: int, args: list[Value]) -> Value:
     raise ValueError(f"no instruction for {e.op} of {e.dtype}")
 
 
-def _float_operation(f: Function, e: Expr, type_: str, args: list[Value]) -> Value:
+def _float_operation(f: Function, e: Expr, lanes: int, args: list[Value]) -> Value:
+    type_ = vector(TYPES[e.dtype], lanes)
     if e.op == "neg":
         return f.op("fneg", type_, args[0])
+    if e.op in ("fract", "ldexp"):
+        return _by_powers(f, e.op, lanes, args)
     if e.op in _FLOAT_OPS:
         # Only f32: the f64 of range reductions must stay as it is written.
         flags = " contract" if e.dtype == "f32" and e.op != "div" else ""
         return f.op(_FLOAT_OPS[e.op] + flags, type_, *args)
     flags = "nsz" if e.op in ("min", "max") else ""  # which of -0 and 0 it is costs four more
     return f.intrinsic(_FLOAT_INTRINSICS[e.op], type_, *args, flags=flags)
+
+
+def _by_powers(f: Function, op: str, lanes: int, args: list[Value]) -> Value:
+    """The part of a float after its floor, or x * 2**floor(n), by AVX-512."""
+    if lanes < 4:
+        type_ = vector("float", 4)
+        if lanes == 2:
+            pair = vector("float", 2)
+            wide = [f.shuffle(pair, a, "zeroinitializer", range(4)) for a in args]
+            return f.shuffle(type_, _by_powers(f, op, 4, wide), "poison", range(2))
+        wide = [f.assign(f"insertelement {type_} zeroinitializer, float {a}, i32 0") for a in args]
+        return f.assign(f"extractelement {type_} {_by_powers(f, op, 4, wide)}, i32 0")
+    type_, width = vector("float", lanes), 32 * lanes
+    if width > 512:
+        half = lanes // 2
+        parts = [
+            [f.shuffle(type_, a, "poison", range(at, at + half)) for a in args] for at in (0, half)
+        ]
+        low, high = (_by_powers(f, op, half, part) for part in parts)
+        return f.shuffle(vector("float", half), low, high, range(lanes))
+    given = [(type_, a) for a in args]
+    if op == "fract":
+        given.append(("i32", "9"))  # towards minus infinity, without an exception
+    mask = f"i{max(lanes, 8)}"
+    given += [(type_, "zeroinitializer"), (mask, "-1")]
+    if width == 512:
+        given.append(("i32", "4"))  # rounding as it is set
+    name = {"fract": "reduce", "ldexp": "scalef"}[op]
+    return f.call(type_, f"llvm.x86.avx512.mask.{name}.ps.{width}", *given)
 
 
 def _shift(f: Function, e: Expr, lanes: int, amount: Value) -> Value:

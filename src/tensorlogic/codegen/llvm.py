@@ -15,9 +15,11 @@ granted to float32 arithmetic: NaN, inf and the sign of zero are values here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from tensorlogic.codegen.emit import Module, Value, constant, suffix, vector
 from tensorlogic.codegen.instructions import STORED, TYPES, stored
+from tensorlogic.codegen.llvm_turned import lines_of, tiles
 from tensorlogic.codegen.values import Values
 from tensorlogic.kernels.ir import (
     BYTES,
@@ -34,6 +36,7 @@ from tensorlogic.kernels.ir import (
     const,
     exprs_of,
     nodes_of,
+    param,
     walk,
 )
 
@@ -216,7 +219,23 @@ class Emitter(Values):
             return values
         if s.kind in ("vector", "flat") and self.full > 1 and self._uniform_inside(s):
             return self._vector_turns(s, start, stop, init)
+        line = lines_of(self, s) if self.here.lanes == 1 else None
+        if line is not None:
+            assert isinstance(s, Loop)
+            return self._columns(s, line, start, stop)
         return self._serial_turns(s, start, stop, init)
+
+    def _columns(self, s: Loop, line: Loop, start: Value, stop: Value) -> list[Value]:
+        """Lines that are stored as columns: whole tiles, then what is left of lines and the rest of
+        them."""
+        last_line, last = tiles(self, s, line, start, stop)
+        with self.scope():
+            ends = param("tiles_end")
+            self.bind(ends, last)
+            left = Loop(line.index, ends, line.stop, "vector", line.body)
+            body = (left,)
+            self._serial_turns(replace(s, body=body), start, last_line, [])
+        return self._serial_turns(s, last_line, stop, [])
 
     def _serial_turns(
         self, s: Loop | Fold, start: Value, stop: Value, init: list[Value]
@@ -274,6 +293,8 @@ class Emitter(Values):
             for n, i in enumerate(turns):
                 parts[n % len(parts)] = self._turn(s, str(i), parts[n % len(parts)], lanes)
             return self._across(s, self._joined(s, parts, lanes), lanes)
+        if self.streams and self._stores_halfs(s):
+            start, _ = self._wide_loop(s, start, stop, [], 1, 2 * lanes)
         if self._sums_columns(s):
             for side_by_side in (self.full, 4):
                 start, _ = self._wide_loop(s, start, stop, [], 1, side_by_side * lanes)
@@ -340,6 +361,14 @@ class Emitter(Values):
             return False
         (fold,) = nested  # a longer one would not fit into registers, and compile for long
         return isinstance(fold, Fold) and fold.kind == "serial" and self._ops(fold) <= 4
+
+    def _stores_halfs(self, s: Loop | Fold) -> bool:
+        """Whether two vectors fill a line of what goes past the caches: a line that is written in
+        two pieces, with other memory between them, would be sent twice."""
+        return isinstance(s, Loop) and any(
+            isinstance(t, Store) and BYTES[t.buffer.dtype] == 2 and not t.buffer.local
+            for t in s.body
+        )
 
     def _ops(self, s: Loop | Fold) -> int:
         """How many operations a turn has, those of addresses apart."""

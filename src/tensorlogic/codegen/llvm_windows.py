@@ -52,9 +52,20 @@ class _Driver(Driver):
             col = f.smin(f.add(n0, i.index), f.sub(n1, 1))
             digits = (f.op("sdiv", "i64", col, size["n1"]), f.op("srem", "i64", col, size["n1"]))
             self._note(self.of_column, i.index, digits, ("b_n", "b_n1"))
-        start = f.mul(batch, size["b_batch"])
+        image, group = self._image_and_group(batch)
+        start = f.add(f.mul(image, size["b_image"]), f.mul(group, size["b_batch"]))
         self.begin = f.gep(STORED[self.spec.b_dtype], self.b, start)
         return self.begin
+
+    def _image_and_group(self, batch: Value) -> tuple[Value, Value]:
+        f, groups = self.f, self.size["groups"]
+        return f.op("sdiv", "i64", batch, groups), f.op("srem", "i64", batch, groups)
+
+    def _element(
+        self, base: Value, dtype: str, operand: str, batch: Value, along: tuple[str, Value]
+    ) -> Value:
+        """Of a, which all images share."""
+        return super()._element(base, dtype, operand, self._image_and_group(batch)[1], along)
 
     def _before_panels(self, k0: Value, kc: Value) -> None:
         """The offsets of the k of a slice."""

@@ -1,13 +1,13 @@
-"""Kernels rewritten for GPUs before they are printed: equal numbers, rough functions, rows."""
+"""Kernels rewritten before they are printed: rough functions; on GPUs equal numbers and rows."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
-from tensorlogic.kernels.expand import expand
+from tensorlogic.kernels.expand import ERF, expand
 from tensorlogic.kernels.ir import (
     Barrier,
     Check,
@@ -82,13 +82,15 @@ def _unify_loops(
     a: Loop | Fold, b: Loop | Fold, sizes: Mapping[str, float], by: dict[Expr, Expr]
 ) -> None:
     pairs: list[tuple[Expr, Expr]] = [(a.start, b.start), (a.stop, b.stop)]
-    seen = _pairs(pairs, a, b, sizes)
+    seen = differing_names(pairs, a, b, sizes)
     if seen is None:
         return
     first, second = (_loads(s) for s in (a, b))
     for x in first:
         for y in second:
-            same = _pairs([(x.args[0], y.args[0])], a, b, sizes) if x.attr is y.attr else None
+            same = (
+                differing_names([(x.args[0], y.args[0])], a, b, sizes) if x.attr is y.attr else None
+            )
             for new, old in (*seen, *same) if same is not None else ():
                 by.setdefault(old, by.get(new, new))
 
@@ -117,7 +119,7 @@ def _loads(loop: Loop | Fold) -> list[Expr]:
     return [n for n in nodes_of(*exprs) if n.op == "load" and len(n.args) == 1]
 
 
-def _pairs(
+def differing_names(
     roots: list[tuple[Expr, Expr]], a: Loop | Fold, b: Loop | Fold, sizes: Mapping[str, float]
 ) -> list[tuple[Expr, Expr]] | None:
     """The parameters that differ by name alone if the expressions are equal, else None."""
@@ -155,12 +157,12 @@ def roughened(kernel: Kernel) -> Kernel:
     stores = [s for s in walk(kernel.body) if isinstance(s, Store) and not s.buffer.local]
     if any(s.buffer.dtype != "f16" for s in stores):
         return kernel
+    kernel = _chosen_forms(kernel)
     memo: dict[Expr, Expr] = {}
-    kernel = _with_body(kernel, lambda e: expand(e, ("erf",), memo))
+    kernel = _with_body(kernel, lambda e: expand(e, ERF, memo))
     exprs = [e for s in walk(kernel.body) for e in exprs_of(s)]
     nodes = nodes_of(*exprs)
-    steps = [n for n in nodes if n.op in _EXACT or (n.op == "cast" and n.dtype != "f32")]
-    exact = set(nodes_of(*steps)) | {s for s in nodes if s.dtype != "f32"}
+    exact = set(nodes_of(*_steps(nodes))) | {s for s in nodes if s.dtype != "f32"}
     bounds = Bounds()
     by: dict[Expr, Expr] = {}
     for n in nodes:
@@ -182,6 +184,24 @@ def roughened(kernel: Kernel) -> Kernel:
         return done[e]
 
     return _with_body(kernel, rough)
+
+
+def _steps(nodes: Sequence[Expr]) -> list[Expr]:
+    return [n for n in nodes if n.op in _EXACT or (n.op == "cast" and n.dtype != "f32")]
+
+
+def _chosen_forms(kernel: Kernel) -> Kernel:
+    """With the rough one of two forms of a function, but for what goes through a step."""
+    nodes = nodes_of(*(e for s in walk(kernel.body) for e in exprs_of(s)))
+    pairs = [n for n in nodes if n.op == "either"]
+    if not pairs:
+        return kernel
+    exact = set(nodes_of(*_steps(nodes)))
+    by: dict[Expr, Expr] = {}
+    for n in nodes:
+        args = tuple(by[a] for a in n.args)
+        by[n] = args[n not in exact] if n.op == "either" else rebuilt(n, args)
+    return _with_body(kernel, by.__getitem__)
 
 
 class Ids:

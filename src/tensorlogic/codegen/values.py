@@ -52,7 +52,7 @@ class Values:
         self, f: Function, lanes: int, pointers: dict[Buffer, Value], written: set[Buffer]
     ) -> None:
         self.f, self.full, self.pointers = f, lanes, dict(pointers)
-        self.known = Interning(written)
+        self.known = Interning(written, lanes)
         self.here = Scope(None, 1, frozenset(), frozenset())
         self._volatile: dict[tuple[Expr, int], Value] = {}
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 from tensorlogic.codegen.emit import Module
 from tensorlogic.codegen.llvm_rows import emit_dot_kernel
+from tensorlogic.codegen.rewrite import roughened
 from tensorlogic.devices import products
 from tensorlogic.devices.native import Launch, compile_module, host, threads
 from tensorlogic.devices.planned import PlannedDevice
 from tensorlogic.devices.plans import CpuPlan
 from tensorlogic.graph import Node
 from tensorlogic.kernels.check import check_kernel
-from tensorlogic.kernels.ir import Kernel, Loop
+from tensorlogic.kernels.ir import Fold, Kernel, Loop, walk
 from tensorlogic.kernels.spec import Attention, Matmul
 from tensorlogic.schedule.emit import Step, step_text
 from tensorlogic.schedule.fuse import Schedule
@@ -30,9 +31,15 @@ STREAMED = 16 << 20
 
 
 def streams(step: Step) -> bool:
-    """Whether what a kernel stores would drive out of the caches all that is in them."""
-    plain = isinstance(step.kernel, Kernel) and not step.in_place
-    return plain and sum(n.size * n.dtype.itemsize for n in step.writes) >= STREAMED
+    """Whether what a kernel stores would drive out of the caches all that is in them.
+
+    Rows with folds store in bursts, between which they compute: those wait in the caches, while a
+    store past them would make the next one wait.
+    """
+    if not isinstance(step.kernel, Kernel) or step.in_place:
+        return False
+    folds = any(isinstance(s, Fold) for s in walk(step.kernel.body))
+    return not folds and sum(n.size * n.dtype.itemsize for n in step.writes) >= STREAMED
 
 
 def kernel_name(text: str) -> str:
@@ -84,7 +91,8 @@ class Cpu(PlannedDevice):
             if isinstance(step.kernel, Kernel):
                 check_kernel(step.kernel)
                 lanes, types = host().lanes, products.dot_types()
-                emit_dot_kernel(module, step.kernel, name, lanes, types, streams(step))
+                kernel = roughened(step.kernel)
+                emit_dot_kernel(module, kernel, name, lanes, types, streams(step))
                 imports |= self._imports(step.kernel)
                 names[text] = name
             else:

@@ -40,7 +40,7 @@ class Host:
     @property
     def lanes(self) -> int:
         """Float32 values in one vector register."""
-        if self.has("avx512f"):
+        if all(self.has(f"avx512{part}") for part in ("f", "bw", "dq", "vl")):
             return 16
         return 8 if self.has("avx") else 4
 

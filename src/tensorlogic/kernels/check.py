@@ -56,6 +56,8 @@ def check_expr(e: Expr) -> None:
         _require(types == (e.dtype,) and e.dtype != "bool", "a number", e)
     elif e.op == "not":
         _require(types == (e.dtype,) and e.dtype not in _FLOATS, "a bool or an integer", e)
+    elif e.op == "either":
+        _require(types == ("f32", "f32") == (e.dtype, e.dtype), "two forms of a float", e)
     elif e.op in ARITHMETIC:
         _require(types == (e.dtype, e.dtype) and e.dtype != "bool", "two numbers of a type", e)
         _require(e.op != "div" or e.dtype in _FLOATS, "div is for floats", e)

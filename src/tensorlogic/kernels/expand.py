@@ -1,7 +1,8 @@
 """Float32 functions of the kernel IR written in its own arithmetic, for targets that lack them.
 
 LLVM has no vector form of exp, log, sin, cos, tanh and erf, and Metal has no erf. Each expansion is
-within 2.5 ulp of the truth (sin and cos for |x| <= 2**30; beyond, they stay in [-1, 1]).
+within 2.5 ulp of the truth (sin and cos for |x| <= 2**30; beyond, they stay in [-1, 1]). The rough
+exponential is for results that are rounded to float16.
 
 Polynomials were fitted with float64 least squares on 4,000 Chebyshev nodes, reweighted after
 Lawson (weights times the error, 120 to 400 turns), which nears the minimax of the relative error;
@@ -13,7 +14,7 @@ are those of the Cephes library (exp, log, sin, cos) and of N. Juffa's erff (erf
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 
 from tensorlogic.kernels.ir import Expr, binary, bitcast, cast, const, fma, rebuilt, select, unary
 
@@ -30,6 +31,14 @@ _HALF_PI_LO = 6.123233995736766e-17  # pi/2 - _HALF_PI_HI
 
 # e**r = 1 + r + r**2 * EXP(r), |r| <= ln(2) / 2: 3e-9
 _EXP = (0.49999994, 0.16666521, 0.041668274, 0.008368686, 0.0013820136)
+# 2**f = 1 + f * EXP2(f), 0 <= f < 1: 2e-7
+_EXP2 = (
+    0.6931512951850891,
+    0.2401645928621292,
+    0.055799514055252075,
+    0.009017480537295341,
+    0.0018669525161385536,
+)
 # log(1 + f) = f - f**2 / 2 + f**3 * LOG(f), sqrt(1/2) <= 1 + f <= sqrt(2): 6e-9
 _LOG = (
     0.3333333134651184,
@@ -120,6 +129,33 @@ def exp(x: Expr) -> Expr:
     return (p + 1.0) * power_of_two(half) * power_of_two(n - half)
 
 
+def exp_by_ldexp(x: Expr) -> Expr:
+    """For processors with an instruction for a * 2**n."""
+    x = _at_most(select(x < -104.0, -104.0, x), 89.0)
+    n = fma(x, _LOG2E, _ROUND32) - _ROUND32
+    return ldexp(expm1_near_zero(without_ln2(x, n)) + 1.0, n)
+
+
+def ldexp(x: Expr, n: Expr) -> Expr:
+    """x * 2**floor(n), rounded once; n is a float of any size."""
+    return Expr("ldexp", "f32", (x, n))
+
+
+def rough_exp(x: Expr) -> Expr:
+    """exp off by 2**-24 of x * log2(e) and 2e-7: what is below float32's normal numbers is 0."""
+    t = _at_most(select(x < -88.0, -88.0, x), 89.0) * _LOG2E
+    shifted = (t - 0.5) + _ROUND32
+    f = t - (shifted - _ROUND32)
+    return fma(horner(f, _EXP2), f, 1.0) * power_of_two(bitcast(shifted, "i32"))
+
+
+def rough_exp_by_ldexp(x: Expr) -> Expr:
+    """The same where fract and ldexp are instructions, which infinities pass as they should."""
+    t = x * _LOG2E
+    f = unary("fract", t)
+    return ldexp(fma(horner(f, _EXP2), f, 1.0), t)
+
+
 def exponent(bits: Expr) -> Expr:
     """Of the bits of a positive normal float: n where the float is [sqrt(1/2), sqrt(2)) * 2**n."""
     return binary("sar", bits - 0x3F3504F3, 23)  # the bits of sqrt(1/2)
@@ -180,7 +216,8 @@ def erf(x: Expr) -> Expr:
     return _with_sign(select(t <= _ERF_SPLIT, small, large), bitcast(x, "i32"))
 
 
-EXPANSIONS: dict[str, Callable[[Expr], Expr]] = {
+Table = Mapping[str, Callable[[Expr], Expr]]
+EXPANSIONS: Table = {
     "exp": exp,
     "log": log,
     "sin": sin,
@@ -190,10 +227,17 @@ EXPANSIONS: dict[str, Callable[[Expr], Expr]] = {
 }
 
 
-def expand(
-    e: Expr, ops: Collection[str] = EXPANSIONS.keys(), memo: dict[Expr, Expr] | None = None
-) -> Expr:
-    """The expression with each function of `ops` written out; what was shared is shared still.
+BY_BITS: Table = {**EXPANSIONS, "rough_exp": rough_exp}
+"""For processors that lack fract and ldexp."""
+BY_LDEXP: Table = {**EXPANSIONS, "exp": exp_by_ldexp, "rough_exp": rough_exp_by_ldexp}
+"""For processors that have fract and ldexp."""
+ERF: Table = {"erf": erf}
+"""For GPUs, which have the others."""
+
+
+def expand(e: Expr, table: Table = EXPANSIONS, memo: dict[Expr, Expr] | None = None) -> Expr:
+    """The expression with each function of a table written out; what was shared is shared still.
+    Of two forms of a function it has the fine one.
 
     `memo` keeps what was rewritten, so that several roots share their common nodes.
     """
@@ -202,6 +246,8 @@ def expand(
     stack = [e]
     while stack:
         n = stack[-1]
+        if n.op == "either":
+            bodies[n] = n.args[0]
         body = bodies.get(n)
         missing = [a for a in (n.args if body is None else (body,)) if a not in memo]
         if n in memo:
@@ -210,10 +256,10 @@ def expand(
             stack += missing
         elif body is not None:
             memo[n] = memo[body]
-        elif n.op in ops:
+        elif n.op in table:
             arg = memo[n.args[0]]
             memo[arg] = arg
-            bodies[n] = EXPANSIONS[n.op](arg)  # may hold functions of `ops` in its turn
+            bodies[n] = table[n.op](arg)  # may hold functions of the table in its turn
         else:
             memo[n] = rebuilt(n, tuple(memo[a] for a in n.args))
     return memo[e]

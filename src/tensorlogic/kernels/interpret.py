@@ -297,12 +297,20 @@ def _precise(function: Callable[[Array], Array]) -> Callable[..., Array]:
     return lambda e, a: function(np.asarray(a, np.float64))
 
 
+def _ldexp(e: Expr, a: Array, n: Array) -> Array:
+    steps = np.nan_to_num(np.floor(np.clip(n, -400, 400))).astype(np.int32)
+    return np.ldexp(np.asarray(a, np.float64), steps) + np.where(np.isnan(n), n, 0)
+
+
 _erf: Any = np.frompyfunc(math.erf, 1, 1)
 
 _OPERATIONS: dict[str, Callable[..., Array]] = {
     "neg": _plain(np.negative),
     "abs": _plain(np.abs),
     "not": _plain(np.invert),
+    "either": lambda e, fine, rough: fine,
+    "fract": lambda e, a: np.where(np.isinf(a), 0, a - np.floor(a)),
+    "ldexp": _ldexp,
     **{op: _plain(getattr(np, op)) for op in ("sqrt", "floor", "ceil", "trunc", "rint")},
     **{op: _precise(getattr(np, op)) for op in ("exp", "log", "sin", "cos", "tanh")},
     "erf": _precise(lambda a: np.asarray(_erf(a), np.float64)),

@@ -160,6 +160,12 @@ def fma(a: Expr, b: Any, c: Any) -> Expr:
     return Expr("fma", a.dtype, (a, _wrap(b, a.dtype), _wrap(c, a.dtype)))
 
 
+def either(fine: Expr, rough: Expr) -> Expr:
+    """The same function twice: `rough` serves where all results are rounded to float16. It may be
+    off by some units of the 20th bit, and by anything where `fine` is far below a half."""
+    return Expr("either", fine.dtype, (fine, rough))
+
+
 def cast(x: Expr, dtype: str) -> Expr:
     """Between value types. Float to int truncates and saturates, NaN gives 0; to bool is `!= 0`."""
     return x if x.dtype == dtype else Expr("cast", dtype, (x,))

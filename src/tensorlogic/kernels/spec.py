@@ -28,8 +28,15 @@ M, N, K, BATCHES = param("M"), param("N"), param("K"), param("batches")
 STRIDES = tuple(param(n) for n in ("a_batch", "a_m", "a_k", "b_batch", "b_k", "b_n"))
 MATMUL_PARAMS = (M, N, K, BATCHES, *STRIDES)
 """The first parameters of each matmul kernel, all i64; strides count elements."""
-WINDOW_PARAMS = tuple(param(n) for n in ("k1", "k2", "b_k1", "b_k2", "n1", "b_n1"))
+WINDOW_PARAMS = tuple(
+    param(n) for n in ("k1", "k2", "b_k1", "b_k2", "n1", "b_n1", "groups", "b_image")
+)
 """The next ones of a product over windows, all i64."""
+PAD_PARAMS = (
+    *(param(f"{axis}_{n}") for axis in "yx" for n in ("tap", "place", "first", "end")),
+    param("b_first"),
+)
+"""The next ones where the windows reach beyond what is stored, all i64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +57,17 @@ class Matmul:
 
     With `windows`, as of a convolution, k counts channels and taps and a column the positions of
     the window: where k = (channel * k1 + i) * k2 + j and col = y * n1 + x, b[k, col] is the element
-    channel * b_k + i * b_k1 + j * b_k2 + y * b_n + x * b_n1 of its batch.
+    channel * b_k + i * b_k1 + j * b_k2 + y * b_n + x * b_n1 of its batch. A batch is one of the
+    `groups` of an image, which share a: batch = image * groups + group begins at
+    image * b_image + group * b_batch in b and at group * a_batch in a.
+
+    With `fill`, one of the `params` (f32), b is padded: where y_first + i * y_tap + y * y_place is
+    not in 0..y_end, or the same of j and x not in 0..x_end, b[k, col] is the fill, and nothing is
+    read; the first image begins at element b_first of b, which may be negative. Only devices that
+    say so (`Traits.borders`) get such products.
 
     A kernel's arguments are the buffers a, b, *buffers and the parameters MATMUL_PARAMS, with
-    `windows` WINDOW_PARAMS, and *params.
+    `windows` WINDOW_PARAMS, with `fill` PAD_PARAMS, and *params.
     """
 
     a_dtype: str
@@ -65,6 +79,7 @@ class Matmul:
     params: tuple[Expr, ...] = ()
     exact: bool = False
     windows: bool = False
+    fill: Expr | None = None
 
     @property
     def quantized(self) -> bool:
@@ -77,7 +92,9 @@ class Matmul:
 
     @property
     def all_params(self) -> tuple[Expr, ...]:
-        return (*MATMUL_PARAMS, *(WINDOW_PARAMS if self.windows else ()), *self.params)
+        windows = WINDOW_PARAMS if self.windows else ()
+        pads = PAD_PARAMS if self.fill is not None else ()
+        return (*MATMUL_PARAMS, *windows, *pads, *self.params)
 
 
 def matmul_text(spec: Matmul) -> str:
@@ -86,6 +103,8 @@ def matmul_text(spec: Matmul) -> str:
     exact = "exact " if spec.exact else ""
     blocks = f" in {exact}blocks of {spec.b_dtype}" if spec.quantized else ""
     kind = "windows of b" if spec.windows else f"b along {b}{blocks}"
+    if spec.fill is not None:
+        kind += f" in a border of {expr_text(spec.fill)}"
     head = f"product of a along {a} and {kind}: acc for each batch, row, col\n"
     return head + kernel_text(Kernel(spec.all_buffers, spec.all_params, spec.stores))
 

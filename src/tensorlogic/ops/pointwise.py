@@ -48,12 +48,12 @@ def _silu_reference(x: Any) -> Any:
 def _sigmoid(x: Expr) -> Expr:
     """exp only of what is not positive: it cannot overflow, and small results keep their bits."""
     e = unary("exp", -unary("abs", x))
-    return select(x < 0.0, e, 1.0) / (1.0 + e)
+    return ir.either(select(x < 0.0, e, 1.0) / (1.0 + e), _rough_sigmoid(x, 1.0))
 
 
-def _rough_sigmoid(u: Expr) -> Expr:
-    """1 / (1 + exp(-u)), where an infinite exp gives 0: it stands in for less than 2e-38."""
-    return 1.0 / (1.0 + unary("exp", -u))
+def _rough_sigmoid(u: Expr, x: Expr | float) -> Expr:
+    """x * sigmoid(u), where what is far below a half may be 0; neither is -inf."""
+    return x / (1.0 + unary("exp", -u))
 
 
 def _times_sigmoid(x: Expr, u: Expr, rest: Expr | None = None) -> Expr:
@@ -71,11 +71,7 @@ def _times_sigmoid(x: Expr, u: Expr, rest: Expr | None = None) -> Expr:
 
 def _silu(x: Expr) -> Expr:
     bounded = binary("max", x, -200.0)  # where the result is -0 long since: -inf too gives it
-    return _times_sigmoid(bounded, bounded)
-
-
-def _rough_silu(x: Expr) -> Expr:
-    return binary("max", x, -200.0) * _rough_sigmoid(x)
+    return ir.either(_times_sigmoid(bounded, bounded), _rough_sigmoid(bounded, bounded))
 
 
 # y * Phi(-y) * exp(y*y / 2) = v * polynomial(1 - 0.604 * v), v = y / (1 + 0.302 * y), y <= 15:
@@ -110,24 +106,26 @@ def _gelu(x: Expr) -> Expr:
     lost = ir.fma(product, lost, ir.fma(v, p, -product))
     e = unary("exp", square * -0.5)
     part = ir.fma(product, e, lost * e)
-    return select(x < 0.0, -part, x - part)
+    return ir.either(select(x < 0.0, -part, x - part), _rough_gelu(x))
 
 
-# The same to 2e-6, for y <= 6.
+# The same for v = y / (1 + 0.35 * y) and polynomial(1 - 0.7 * v), y <= 8.5: 3e-7
 _ROUGH_TAIL = (
-    0.22325730323791504,
-    0.16495734453201294,
-    0.08603402972221375,
-    0.027071313932538033,
-    0.0011851931922137737,
-    -0.002506118966266513,
+    0.253244225514313,
+    0.17149642328169312,
+    0.07110268457652702,
+    0.010219806926088065,
+    -0.005141856996915297,
+    -0.0016575599079193058,
+    0.0007362465997074476,
 )
 
 
 def _rough_gelu(x: Expr) -> Expr:
-    y = binary("min", unary("abs", x), 15.0)
-    v = y * (1.0 / ir.fma(y, 0.302, 1.0))
-    part = v * horner(ir.fma(v, -0.604, 1.0), _ROUGH_TAIL) * unary("exp", y * y * -0.5)
+    y = binary("min", unary("abs", x), 9.0)
+    v = y / ir.fma(y, 0.35, 1.0)
+    tail = v * horner(ir.fma(v, -0.7, 1.0), _ROUGH_TAIL)
+    part = tail * unary("exp", y * y * -0.5)
     return select(x < 0.0, -part, x - part)
 
 
@@ -150,13 +148,9 @@ def _gelu_tanh(x: Expr) -> Expr:
     lost = lost + ir.fma(square, b_high, -term)
     lost = lost + ir.fma(ir.fma(y, y, -square), b_high, ir.fma(square, b - b_high, a - a_high))
     u = ir.fma(y, factor, 0.0)
-    return _times_sigmoid(bounded, u, ir.fma(y, lost, ir.fma(y, factor, -u)))
-
-
-def _rough_gelu_tanh(x: Expr) -> Expr:
-    a, b = 2 * math.sqrt(2 / math.pi), 0.044715 * 2 * math.sqrt(2 / math.pi)
-    y = binary("max", x, -12.0)
-    return y * _rough_sigmoid(y * ir.fma(y * y, b, a))
+    fine = _times_sigmoid(bounded, u, ir.fma(y, lost, ir.fma(y, factor, -u)))
+    rough = bounded * ir.fma(bounded * bounded, b, a)
+    return ir.either(fine, _rough_sigmoid(rough, bounded))
 
 
 for _name, _doc in (
@@ -186,24 +180,18 @@ rsqrt = elementwise(
 elementwise(
     "erf", "The error function.", lambda x: unary("erf", x), erf_reference, special="±1 at ±inf"
 )
-elementwise("sigmoid", "1 / (1 + exp(-x)).", _sigmoid, _sigmoid_reference, rough=_rough_sigmoid)
+elementwise("sigmoid", "1 / (1 + exp(-x)).", _sigmoid, _sigmoid_reference)
 elementwise(
     "relu", "max(x, 0).", lambda x: binary("max", x, 0.0), lambda x: np.maximum(x, 0), ulps=0
 )
 silu = elementwise(
-    "silu",
-    "x * sigmoid(x), also called swish.",
-    _silu,
-    _silu_reference,
-    rough=_rough_silu,
-    special="-0 at -inf",
+    "silu", "x * sigmoid(x), also called swish.", _silu, _silu_reference, special="-0 at -inf"
 )
 gelu_erf = elementwise(
     "gelu_erf",
     "x * Phi(x) with the normal distribution function Phi.",
     _gelu,
     _gelu_reference,
-    rough=_rough_gelu,
     special="-0 at -inf",
 )
 gelu_tanh = elementwise(
@@ -211,6 +199,5 @@ gelu_tanh = elementwise(
     "The tanh form of gelu (Hendrycks and Gimpel 2016).",
     _gelu_tanh,
     _gelu_tanh_reference,
-    rough=_rough_gelu_tanh,
     special="-0 at -inf",
 )

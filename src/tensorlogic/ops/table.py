@@ -23,8 +23,7 @@ class Op:
     kind: "elementwise", "reduce", "scan" (every partial result of a fold along one axis), or the
     name of a lowering of its own. accepts: which dtypes it takes, "float", "number" (float or
     int), "bool", "any". result: "same" as the common dtype of its arguments, or "bool" or "int32".
-    expr: argument expressions to the result. rough: the same, off by up to 1e-4 of the result, for
-    float16 results on GPUs. numpy: the reference, on arrays of float64 or float32
+    expr: argument expressions to the result. numpy: the reference, on arrays of float64 or float32
     alike. domain: the range of its test inputs. ulps: the tolerance in float32 against float64.
     special: what holds of NaN and infinities.
     """
@@ -37,7 +36,6 @@ class Op:
     result: str = "same"
     symbol: str = ""
     expr: Callable[..., Expr] | None = None
-    rough: Callable[..., Expr] | None = None
     numpy: Callable[..., Any] | None = None
     fold: Fold | None = None
     domain: tuple[float, float] = (-math.inf, math.inf)

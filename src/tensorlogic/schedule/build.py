@@ -14,6 +14,7 @@ from tensorlogic.schedule.attention import attention_step
 from tensorlogic.schedule.emit import Output, Step, kernel_step, matmul_step, split_step
 from tensorlogic.schedule.lower import Lowering, Materialise, Part, index_key, split_of
 from tensorlogic.schedule.partial import first_stage
+from tensorlogic.schedule.placing import placed_output, product_below
 from tensorlogic.schedule.repeats import Built, Template, structure
 from tensorlogic.schedule.rules import RULES, is_long
 from tensorlogic.schedule.scan import scan_step
@@ -78,7 +79,7 @@ class Builder:
         order = topological(roots)
         self._rank = {id(n): i for i, n in enumerate(order)}
         self._consumers = Counter(id(a) for n in order for a in n.args)
-        self._stored = choose_stored(order, roots)
+        self._stored = choose_stored(order, roots, traits)
         self._found: list[Node] = []
         """What had to be stored besides, in the order in which it was found."""
         self._taken_over: set[int] = set()
@@ -116,6 +117,7 @@ class Builder:
                     raise AssertionError(f"{root.op}: {need.node.op} cannot be lowered") from None
                 self._stored.add(id(need.node))
                 self._found.append(need.node)
+                factors.clear()  # it may have been what asked for a split
 
     def _reads_rounded(self, roots: Sequence[Node], cores: Sequence[Node]) -> bool:
         """Whether a root is made of another that is rounded when it is stored: whoever reads that
@@ -166,6 +168,9 @@ class Builder:
 
     def _kernel(self, root: Node, factors: Factors) -> Made:
         core = self._core(root)
+        placed = self._placed_product(root, factors)
+        if placed is not None:
+            return placed
         long = self._long_reduction(core)
         if long is not None:
             return self._two_stages(root, core, long, factors)
@@ -173,7 +178,7 @@ class Builder:
         low.cores = [core]
         outs = self._outputs(low, [root], [core])
         if low.product:
-            step = matmul_step(low, outs, self._traits)
+            step = matmul_step(low, outs)
         else:
             special = self._special(low, outs[0])
             step = special or kernel_step(low, outs)
@@ -182,6 +187,24 @@ class Builder:
         if low.products:  # rows of different products have nothing but the vector in common
             self._alone.add(id(step))
         return [step], list(low.dependencies.values())
+
+    def _placed_product(self, root: Node, factors: Factors) -> Made | None:
+        """A product with all that follows, stored where the root has its elements."""
+        if not self._traits.gpu:
+            return None
+        low = self._lowering([root], factors)
+        chain = product_below(root, low.stored)
+        if chain is None:
+            return None
+        try:
+            out = placed_output(low, chain)
+        except Materialise as need:
+            if need.node is not chain[0]:
+                raise
+            return None
+        if out is None or low.product is None:
+            return None
+        return [matmul_step(low, [out])], list(low.dependencies.values())
 
     def _special(self, low: Lowering, out: Output) -> Step | None:
         """A launch of a form of its own, where one pays: turned copies, sums over lines."""

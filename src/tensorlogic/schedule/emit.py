@@ -33,9 +33,15 @@ from tensorlogic.kernels.spec import BATCH, COL, ROW, Attention, Matmul, text_of
 from tensorlogic.quants import QUANTS
 from tensorlogic.schedule.affine import Affine, LoopVar, collapse, dense
 from tensorlogic.schedule.loops import Loops, in_order, indices_of
-from tensorlogic.schedule.lower import BufferRef, CheckRecord, FoldRecord, Lowering, Materialise
-from tensorlogic.schedule.traits import Traits
-from tensorlogic.schedule.windows import is_window, window_numbers
+from tensorlogic.schedule.lower import (
+    BufferRef,
+    CheckRecord,
+    FoldRecord,
+    Lowering,
+    Materialise,
+    Product,
+)
+from tensorlogic.schedule.windows import Window, window_of
 
 ZERO64 = const(0, "i64")
 STATUS = "status"
@@ -47,11 +53,13 @@ Number = int | Node | CheckRecord
 
 @dataclass(eq=False)
 class Output:
-    """A node that a kernel stores: at which flat index, and its value."""
+    """A node that a kernel stores: at which flat index, its value, and where alone if not
+    everywhere."""
 
     node: Node
     at: Affine
     value: Expr
+    where: Expr | None = None
 
 
 @dataclass(eq=False)
@@ -249,7 +257,8 @@ class Emitter:
         out = []
         for o in outputs:
             target = self.buffer(BufferRef(o.node, low.memory_type(o.node), True))
-            out.append(Store(target, self.address(o.at), self.rewrite(o.value)))
+            where = None if o.where is None else self.rewrite(o.where)
+            out.append(Store(target, self.address(o.at), self.rewrite(o.value), where))
         return out
 
     def body(self, low: Lowering, outputs: Sequence[Output], name: str, row: Expr) -> Part:
@@ -398,7 +407,42 @@ def split_step(parts: Sequence[tuple[Lowering, Output]]) -> Step:
     return emitter.step([Split(row, tuple(counts), tuple(bodies))], rows, touched // max(rows, 1))
 
 
-def matmul_step(low: Lowering, outputs: Sequence[Output], traits: Traits) -> Step:
+def _strides(
+    product: Product, batch: list[LoopVar], rows: list[LoopVar], cols: list[LoopVar]
+) -> tuple[list[int], tuple[str | None, str | None], Window | None]:
+    """STRIDES of a product in these loops, along what a and b are contiguous, and how b is read as
+    windows if it is. Raises Materialise for an operand that has to be stored first."""
+    depth, pads = in_order(product.k), product.borders.pads
+    a_at, b_at = product.a.attr[1], product.b.attr[1]
+    a, b = _walk(a_at, batch, rows, depth), _walk(b_at, batch, cols, depth)
+    if a and b and not pads:
+        return [*a, b[0], b[2], b[1]], (_along(a, "m"), _along(b, "n")), None
+    rest = _walk(a_at, [], rows, depth)
+    if rest is None:
+        raise Materialise(product.node.args[0])
+    window = None
+    if not product.quant and (pads or b is None or b[1] <= 1):
+        window = window_of((batch, cols, depth), a_at, b_at, product.borders.inside)
+    if window is None:
+        raise Materialise(pads[-1] if pads else product.node.args[a is not None])
+    a_batch, b_batch = window.batch
+    return [a_batch, *rest[1:], b_batch, window.b_k, window.b_n], (_along(rest, "m"), None), window
+
+
+def _walk(at: Affine, *loops: list[LoopVar]) -> list[int] | None:
+    """The stride of an address along each of several loops; None where one is not even."""
+    groups = [collapse(g, [at], set()) for g in loops]
+    if any(len(g) > 1 for g in groups):
+        return None
+    return [at.coefficient(g[-1][-1]) if g else 0 for g in groups]
+
+
+def _along(strides: list[int], axis: str) -> str | None:
+    """Along what an operand is contiguous, of its strides along batch, axis and depth."""
+    return "k" if strides[2] == 1 else axis if strides[1] == 1 else None
+
+
+def matmul_step(low: Lowering, outputs: Sequence[Output]) -> Step:
     """The launch of a product with its epilogue."""
     assert low.product is not None
     node = low.product.node
@@ -409,40 +453,30 @@ def matmul_step(low: Lowering, outputs: Sequence[Output], traits: Traits) -> Ste
     *_, row, col = low.identity
     batch, rows, cols = (dense(i) or [] for i in (low.identity[:-2], [row], [col]))
     emitter = Emitter()
-    _, indices, pinned = indices_of([o.value for o in outputs], [*batch, *rows, *cols])
+    values = [e for o in outputs for e in (o.value, o.where) if e is not None]
+    _, indices, pinned = indices_of(values, [*batch, *rows, *cols])
     indices += [o.at for o in outputs]
     for place, axis in ((BATCH, batch), (ROW, rows), (COL, cols)):
         emitter.digits(collapse(axis, indices, pinned), place)
     emitter.name_scalars(low)
-    strides: dict[str, list[int]] = {}
+    strides, contiguous, window = _strides(low.product, batch, rows, cols)
     operands: list[tuple[Node, int] | None] = []
-    contiguous: list[str | None] = []
-    windows: list[int] = []
-    names = (("a", rows, "m"), ("b", cols, "n"))
-    for (side, axis, letter), load, arg in zip(
-        names, (low.product.a, low.product.b), node.args, strict=True
-    ):
+    for load, quantized in ((low.product.a, ""), (low.product.b, low.product.quant)):
         ref, at = load.attr
-        depth = [v for v in in_order(at) if v not in batch and v not in axis]
-        one = [collapse(g, [at], set()) for g in (batch, axis, depth)]
-        if side == "b" and not traits.gpu and is_window(one):
-            windows = window_numbers(one, at)
-            one = [one[0], one[1][:1], one[2][:1]]
-        elif any(len(groups) > 1 for groups in one):
-            raise Materialise(arg)
-        by = [at.coefficient(g[-1][-1]) if g else 0 for g in one]
-        contiguous.append("k" if by[2] == 1 else letter if by[1] == 1 else None)
-        offset = at.const * ir.BYTES[ref.dtype]
-        if side == "b" and low.product.quant:
-            quant = QUANTS[low.product.quant]
-            by = [n // quant.block * quant.nbytes for n in (*by[:2], 0)]
+        start = 0 if load is low.product.b and low.product.borders.pads else at.const
+        offset = start * ir.BYTES[ref.dtype]
+        if quantized:
+            quant = QUANTS[quantized]
+            strides[3:] = [n // quant.block * quant.nbytes for n in (strides[3], 0, strides[5])]
             offset = at.const // quant.block * quant.nbytes
-        strides[side] = [by[0], by[1], by[2]] if side == "a" else [by[0], by[2], by[1]]
         operands.append((ref.node, offset))
         emitter.reads.append(ref.node)
+    border = low.product.borders.fill
+    fill = None if border is None else emitter.rewrite(border)
     stores = tuple(emitter.stores(low, outputs))
-    m, n, k = node.shape[-2], node.shape[-1], node.args[0].shape[-1]
-    batches = math.prod(node.shape[:-2])
+    # As many as there are loops for: of a part of a product no more is computed.
+    batches, m, n = (math.prod(v.extent for v in loops) for loops in (batch, rows, cols))
+    k = node.args[0].shape[-1]
     spec = Matmul(
         low.product.a.attr[0].dtype,
         low.product.quant or low.product.b.attr[0].dtype,
@@ -452,9 +486,12 @@ def matmul_step(low: Lowering, outputs: Sequence[Output], traits: Traits) -> Ste
         emitter.all_buffers(),
         tuple(emitter.params),
         exact=bool(low.product.quant) and low.exact,
-        windows=bool(windows),
+        windows=window is not None,
+        fill=fill,
     )
-    numbers: list[Number] = [m, n, k, batches, *strides["a"], *strides["b"], *windows]
+    numbers: list[Number] = [m, n, k, batches, *strides]
+    if window is not None:
+        numbers += [*window.numbers, *(window.padding if fill is not None else ())]
     step = emitter.step([], 0, 0)
     step.kernel, step.problem, step.batch = spec, (m, n, k), batches
     step.buffers, step.params = [*operands, *step.buffers], [*numbers, *step.params]

@@ -18,14 +18,10 @@ from tensorlogic.graph import Node
 from tensorlogic.kernels import ir
 from tensorlogic.kernels.ir import Expr, cast, const, var
 from tensorlogic.quants import QUANTS
-from tensorlogic.schedule.affine import (
-    ZERO,
-    Affine,
-    LoopVar,
-    SplitNeeded,
-    dot,
-)
+from tensorlogic.schedule.affine import ZERO, Affine, LoopVar, SplitNeeded, dot
+from tensorlogic.schedule.stored import spreads
 from tensorlogic.schedule.traits import Traits
+from tensorlogic.schedule.windows import Borders
 from tensorlogic.storage import contiguous_strides
 
 _IR_TYPE = {"float": "f32", "int": "i32", "bool": "bool"}
@@ -95,12 +91,14 @@ class DotRecord:
 
 @dataclass(frozen=True)
 class Product:
-    """A matrix product that the kernel is built around: the loads of its operands. Of a quantized b
-    (`quant` is its type) the address counts elements."""
+    """A matrix product that the kernel is built around: the loads of its operands, its depth, and
+    what b is read through. Of a quantized b (`quant` is its type) the address counts elements."""
 
     node: Node
     a: Expr
     b: Expr
+    k: Affine
+    borders: Borders
     quant: str = ""
 
 
@@ -169,6 +167,8 @@ class Lowering:
         self._decoded: dict[int, tuple[Node, str, Affine]] = {}
         self.whole_blocks = False
         """Whether a quantized value is wanted as a load of its element, which is not decoded."""
+        self.borders: Borders | None = None
+        """Those of an operand, whose value is then wanted without them."""
         self.folds_allowed = True
         self._memo: dict[Any, Expr] = {}
         self._keep: list[Any] = []
@@ -186,6 +186,8 @@ class Lowering:
         self.checks: list[CheckRecord] = []
         self.row_variables: set[LoopVar] | None = None
         self.product: Product | None = None
+        self.cropped: Expr | None = None
+        """Where alone the elements of a product are stored."""
         self.part: Part | None = None
         self.partials: dict[int, list[Node]] = {}
         """By long reduction, where the results of its parts are."""
@@ -251,9 +253,9 @@ class Lowering:
                     self._keep.append((n, at, where))
         return self._memo[key]
 
-    @staticmethod
-    def _key(node: Node, at: Sequence[Affine], where: Expr | None) -> Any:
-        return id(node), index_key(at), id(where) if where is not None else None
+    def _key(self, node: Node, at: Sequence[Affine], where: Expr | None) -> Any:
+        guard = id(where) if where is not None else None
+        return id(node), index_key(at), guard, self.borders is not None
 
     def _chain(self, node: Node) -> list[Node]:
         """The node, and below it those elementwise ops that have the same indices."""
@@ -374,6 +376,10 @@ class Lowering:
             self._keep.append(value)
         return value
 
+    def is_walked(self, value: Expr) -> bool:
+        """Whether it is an element of blocks whose digits are loops."""
+        return id(value) in self._decoded
+
     def dot_of(self, k: Affine, left: Expr, right: Expr) -> DotRecord | None:
         """What sum over k of left * right is, if left is a vector and right a row of blocks."""
         decoded = self._decoded.get(id(right))
@@ -452,13 +458,13 @@ class Lowering:
 
     def _prologue(self, node: Node) -> Node | None:
         """What a reduction reads, if it has to be computed first: better the whole of it than the
-        reductions inside it one by one."""
+        reductions inside it one by one, but where the whole is larger than all it is made of."""
         x = node.args[0]
         while x.op is not None and not self.stored(x):
             (*_, inner) = x.args
             widens = x.op is ops.CAST and inner.dtype.itemsize <= x.dtype.itemsize
             if x.op.kind not in ops.VIEWS and not widens:
-                return x
+                return None if spreads(x) else x
             x = inner
         return None
 

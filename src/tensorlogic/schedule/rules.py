@@ -6,7 +6,7 @@ Views change the indices, elementwise ops combine expressions, reductions become
 from __future__ import annotations
 
 from tensorlogic import ops
-from tensorlogic.dtypes import FLOAT16_MAX, float16
+from tensorlogic.dtypes import FLOAT16_MAX
 from tensorlogic.graph import Node
 from tensorlogic.kernels.ir import Expr, cast, const, fma, select, unary
 from tensorlogic.kernels.spec import ACC
@@ -33,6 +33,7 @@ from tensorlogic.schedule.lower import (
     load_of,
     split_of,
 )
+from tensorlogic.schedule.windows import Borders
 from tensorlogic.storage import contiguous_strides
 
 SMALL_PRODUCT = 4
@@ -65,8 +66,7 @@ def _elementwise(low: Lowering, node: Node, at: list[Affine], where: Expr | None
         value = low.value(a, broadcast_index(a, at), where)
         condition = node.op is ops.where and i == 0
         args.append(value if condition else cast(value, ir_type(meet)))
-    rough = low.traits.gpu and not low.exact and node.dtype is float16
-    return ((node.op.rough if rough else None) or node.op.expr)(*args)
+    return node.op.expr(*args)
 
 
 def _cast(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
@@ -95,7 +95,7 @@ def _narrow(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
 
 
 def _reshape(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
-    (x,) = node.args
+    x = _same_order(low, node.args[0])
     if low.stored(x) and x.op is not None:
         flat = dot(at, contiguous_strides(node.shape))
         return load_of(low.ref(x, low.memory_type(x)), flat, where)
@@ -107,6 +107,18 @@ def _reshape(low: Lowering, node: Node, at: list[Affine], where: Expr | None) ->
     if inner is None:
         raise Materialise(node)
     return low.value(x, inner, where)
+
+
+def _same_order(low: Lowering, x: Node) -> Node:
+    """What x is but for its shape: below reshapes, and permutations that move axes of 1 alone."""
+    while x.op in (ops.RESHAPE, ops.PERMUTE) and not low.stored(x):
+        (inner,) = x.args
+        if x.op is ops.PERMUTE:
+            order = [axis for axis in x.attrs[0] if inner.shape[axis] > 1]
+            if order != sorted(order):
+                break
+        x = inner
+    return x
 
 
 def _permute(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
@@ -136,6 +148,8 @@ def _slice(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> E
 
 def _pad(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
     x, fill = node.args
+    if low.borders is not None and where is None and 0 not in x.shape:
+        return _within_borders(low, low.borders, node, at)
     inside: Expr | None = where
     inner = []
     for i, n, (before, after) in zip(at, x.shape, node.attrs, strict=True):
@@ -153,6 +167,20 @@ def _pad(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Exp
     if len(low.folds) != folds:
         raise Materialise(x)  # a fold computed at indices outside its axis
     return select(inside, value, border)
+
+
+def _within_borders(low: Lowering, borders: Borders, node: Node, at: list[Affine]) -> Expr:
+    """A padded operand of a product: its borders are noted, and what is inside is read."""
+    x, fill = node.args
+    border = low.value(fill, [])
+    if border.op != "param" or border.dtype != "f32" or borders.fill not in (None, border):
+        raise Materialise(node)
+    inner = [i + -before for i, (before, _) in zip(at, node.attrs, strict=True)]
+    sizes = zip(inner, x.shape, node.attrs, strict=True)
+    borders.inside += [(i, n) for i, n, (before, after) in sizes if before or after]
+    borders.pads.append(node)
+    borders.fill = border
+    return low.value(x, inner)
 
 
 def _concat(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
@@ -267,7 +295,7 @@ def _reduce_parts(low: Lowering, node: Node, at: list[Affine]) -> Expr:
 
 def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> Expr:
     """A product of few rows is a fold; else the kernel is built around the product."""
-    if where is not None:
+    if where is not None and where is not low.cropped:
         raise Materialise(node)
     a, b = node.args
 
@@ -288,6 +316,8 @@ def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
     if not few and rows <= SMALL_PRODUCT:
         few = not (as_blocks or _along_depth(low, b, 1))
     if few or a.shape[-1] == 0 or decoded:
+        if where is not None:
+            raise Materialise(node)
         depth, axis = a.shape[-1], len(node.shape)
         low.fold_once(node, at)
         variables, k = low.axis(node, axis, depth)
@@ -304,6 +334,10 @@ def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
         result = low.fold(node, at, fold, "f32", variables, element)
         if len(low.folds) > folds:
             low.folds[-1].dot = low.dot_of(k, *factors)
+            vector = not low.traits.gpu and not low.exact and a.size == depth
+            fast = low.folds[-1].dot is not None if vector else low.is_walked(factors[1])
+            if as_blocks and not fast and a.op is not None and not low.stored(a):
+                raise Materialise(a)  # its order does not let the fold follow the blocks
         return result
     loops, wanted = dense(at), dense(low.identity)
     plain = loops is not None and loops == wanted
@@ -314,15 +348,20 @@ def _matmul(low: Lowering, node: Node, at: list[Affine], where: Expr | None) -> 
     low.row_variables = {v for i in at for v in i.variables}
     _, k = low.axis(node, len(node.shape), a.shape[-1])
     loads = []
-    for x, pair in ((a, (at[-2], k)), (b, (k, at[-1]))):
+    borders = Borders([], [])
+    for x, pair, side in ((a, (at[-2], k), "a"), (b, (k, at[-1]), "b")):
         pending = list(low.pending_checks)
-        low.whole_blocks = as_blocks and x is b
+        low.whole_blocks = as_blocks and side == "b"
+        low.borders = borders if low.traits.borders and side == "b" and not as_blocks else None
         load = low.value(x, operand(x, *pair))
-        low.whole_blocks = False
+        low.whole_blocks, low.borders = False, None
         if not is_load(load) or load.args or load.attr[1].opaque or low.pending_checks != pending:
             raise Materialise(x)
         loads.append(load)
-    low.product = Product(node, loads[0], loads[1], quant if as_blocks else "")
+    for pad in borders.pads:  # its fill is rounded as what is read is
+        if loads[1].attr[0].dtype not in (pad.dtype.ir, low.memory_type(pad)):
+            raise Materialise(pad)
+    low.product = Product(node, loads[0], loads[1], k, borders, quant if as_blocks else "")
     low._fold_variables |= k.variables
     return ACC
 

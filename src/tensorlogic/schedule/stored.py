@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tensorlogic import ops
 from tensorlogic.graph import Node
+from tensorlogic.schedule.traits import Traits
 
 MAX_OPS = 128
 """Ops in one kernel at most; longer chains are cut."""
@@ -25,9 +26,9 @@ _SEVERAL = -1
 """Stands for more than one node where only none, one or several matters."""
 
 
-def choose_stored(order: Sequence[Node], roots: Sequence[Node]) -> set[int]:
+def choose_stored(order: Sequence[Node], roots: Sequence[Node], traits: Traits) -> set[int]:
     """The ids of the nodes to store, of a graph in topological order."""
-    choice = _Choice(order, roots)
+    choice = _Choice(order, roots, traits)
     choice.shared()
     choice.cut()
     return choice.stored
@@ -39,8 +40,9 @@ def _either(a: int, b: int) -> int:
 
 
 class _Choice:
-    def __init__(self, order: Sequence[Node], roots: Sequence[Node]):
+    def __init__(self, order: Sequence[Node], roots: Sequence[Node], traits: Traits):
         self._order = order
+        self._borders = traits.borders
         self._rank = {id(n): i + 1 for i, n in enumerate(order)}
         self.stored = {id(r) for r in roots}
         for n in order:
@@ -52,7 +54,9 @@ class _Choice:
     def _operands(self, n: Node) -> None:
         """What a product reads many times is computed once, not for each time."""
         for x in n.args:
-            while x.op is not None and x.op.kind in ops.VIEWS:
+            windows = False
+            while x.op is not None and (x.op.kind in ops.VIEWS or (windows and x.op is ops.PAD)):
+                windows |= self._borders and is_window(x)
                 x = x.args[0]
             if n.op is ops.ATTENTION and x.size == 1:
                 continue  # its length or scale
@@ -122,6 +126,23 @@ class _Choice:
                     if a.op is not None:
                         self.stored.add(id(a))
             members[key], inputs[key] = mine, read
+
+
+def is_window(n: Node) -> bool:
+    """Whether a view has positions and taps along one axis."""
+    sums = n.op is not None and n.op.kind == "slice"
+    return sums and any(len(steps) > 1 for _, steps in n.attrs)
+
+
+def spreads(n: Node) -> bool:
+    """Whether an elementwise op makes more values than any of its inputs has."""
+
+    def values(x: Node) -> int:
+        while x.op is not None and x.op.kind in _FREE:
+            x = x.args[0]
+        return x.size
+
+    return n.op is not None and n.op.kind == "elementwise" and max(map(values, n.args)) < n.size
 
 
 def counts_exactly(n: Node) -> bool:

@@ -11,15 +11,18 @@ from tensorlogic.quants import QUANTS
 class Traits:
     """`gpu`: whether threads of a group share out vector loops (Metal, CUDA) or lanes of a core.
 
+    `borders`: whether products over windows read them beyond the borders of what is stored, so that
+    nothing padded is; for others a padded operand is stored.
     `block_operands` are the quantized types of which the device's product kernels take b as blocks.
     `fold_rows`: products of so many rows at most with weights along their depth are folds over the
     weights, fused like any reduction; what has more rows is left to the product kernels.
     """
 
     gpu: bool = False
+    borders: bool = False
     block_operands: frozenset[str] = frozenset()
     fold_rows: int = 4
 
 
 CPU = Traits(block_operands=frozenset(QUANTS), fold_rows=1)
-GPU = Traits(gpu=True, block_operands=frozenset(QUANTS))
+GPU = Traits(gpu=True, borders=True, block_operands=frozenset(QUANTS))

@@ -31,6 +31,10 @@ from tensorlogic.schedule.traits import Traits
 
 _SIDES = {False: 64, True: 32}
 """Elements along a side of a square: on the CPU two lines of its caches, on a GPU one simdgroup."""
+_WIDE = 128
+"""The side on the CPU where there are many squares: longer pieces of lines for its memory."""
+_MANY = 1 << 20
+"""Elements from which on squares are wide."""
 _NEAR = 16
 """Squares side by side that are visited before those below them: their lines stay in the TLB."""
 _LEAST = 1 << 12
@@ -99,7 +103,8 @@ class _Square:
     ) -> None:
         self.low, self.output, self.gpu = low, output, traits.gpu
         x, y = axes
-        side = self.side = _SIDES[traits.gpu]
+        many = not traits.gpu and math.prod(_extent(g) for g in axes) >= _MANY
+        side = self.side = _WIDE if many else _SIDES[traits.gpu]
         emitter = self.emitter = Emitter()
         self.row, self.x, self.y = ir.index("r"), ir.index("x"), ir.index("y")
         emitter.name_scalars(low)
@@ -129,8 +134,12 @@ class _Square:
     def step(self, turned: Sequence[Expr]) -> Step:
         emitter, low = self.emitter, self.low
         side = self.side
-        pitch = side + 1  # columns then spread over the banks of local memory
-        place = self.x * pitch + self.y
+        if self.gpu:
+            pitch = side + 1  # columns then spread over the banks of local memory
+            place = self.x * pitch + self.y
+        else:
+            pitch = side  # turned on the way in, where tiles are transposed in registers
+            place = self.y * pitch + self.x
         fill: list[Store] = []
         by: dict[Expr, Expr] = {}
         for i, e in enumerate(turned):
