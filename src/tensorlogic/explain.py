@@ -10,7 +10,7 @@ from tensorlogic.devices.cpu import kernel_name
 from tensorlogic.graph import Node, inline_calls, shape_text, topological
 from tensorlogic.schedule.emit import Step, step_text
 from tensorlogic.schedule.fuse import Schedule, schedule
-from tensorlogic.schedule.traits import CPU, GPU
+from tensorlogic.schedule.traits import CPU, CUDA, GPU
 
 STAGES = ("graph", "schedule", "kernels", "source")
 
@@ -43,7 +43,7 @@ def explain(roots: Sequence[Node], stage: str, device: str | None = None) -> str
 
 
 def _schedule(roots: Sequence[Node], device: str) -> Schedule:
-    traits = GPU if device in ("metal", "cuda") else CPU
+    traits = {"metal": GPU, "cuda": CUDA}.get(device, CPU)
     return schedule([r for r in roots if r.op is not None], settings.current(), traits)
 
 

@@ -19,6 +19,7 @@ SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "a rim": ((65, 131), (1, 0)),
     "one short axis": ((17, 300), (1, 0)),
     "rows of squares": ((40, 2100), (1, 0)),
+    "squares beyond the rim": ((3000, 50), (1, 0)),
     "an axis before": ((3, 50, 70), (0, 2, 1)),
     "an axis between": ((40, 3, 60), (2, 1, 0)),
     "an axis after": ((40, 60, 3), (1, 0, 2)),

@@ -14,13 +14,13 @@ from tensorlogic.devices.cuda_vendor import Product, plain_product
 from tensorlogic.graph import inline_calls
 from tensorlogic.kernels.spec import Matmul
 from tensorlogic.schedule.fuse import schedule
-from tensorlogic.schedule.traits import GPU
+from tensorlogic.schedule.traits import CUDA
 
 M, N, K = 128, 640, 512
 
 
 def product_of(t: tl.Tensor) -> Product | None:
-    steps = schedule(inline_calls([t._node]), settings.current(), GPU).steps
+    steps = schedule(inline_calls([t._node]), settings.current(), CUDA).steps
     (step,) = [s for s in steps if isinstance(s.kernel, Matmul)]
     assert isinstance(step.kernel, Matmul)
     return plain_product(step.kernel, step.sizes())
@@ -51,6 +51,10 @@ PLAIN: dict[str, tuple[Callable[[], tl.Tensor], Product]] = {
         lambda: ones(3, 2, M, K) @ ones(K, N),
         Product(M, N, K, 6, ("f16",) * 3, (K, M * K, True), (N, 0, True), (0, N, M * N, 2)),
     ),
+    "heads, copied to their places later": (
+        lambda: (ones(M, K) @ ones(K, N)).reshape(M, 2, N // 2).permute(1, 0, 2),
+        Product(M, N, K, 1, ("f16",) * 3, (K, 0, True), (N, 0, True), (0, N, 0, 2)),
+    ),
     "part of a wider matrix": (
         lambda: ones(M, 2 * K)[:, K:] @ ones(K, N),
         Product(M, N, K, 1, ("f16",) * 3, (2 * K, 0, True), (N, 0, True), (0, N, 0, 2)),
@@ -74,6 +78,8 @@ def test_plain_products(name: str) -> None:
         lambda: ones(M, 2 * K)[:, ::2] @ ones(K, N),
         lambda: ones(1, K).expand(M, K) @ ones(K, N),
         lambda: ones(M, K) @ ones(K, N, dtype="float32"),
+        lambda: tl.conv2d(ones(1, 64, 64, 64), ones(64, 64, 3, 3), padding=1),
+        lambda: tl.conv2d(ones(1, 64, 64, 64), ones(64, 64, 3, 3)),
     ],
 )
 def test_other_products_stay_here(make: Callable[[], tl.Tensor]) -> None:

@@ -39,7 +39,8 @@ def tiles(v: Values, s: Loop, line: Loop, start: Value, stop: Value) -> tuple[Va
     first = v.scalar(line.start)
 
     def whole(low: Value, high: Value) -> Value:
-        return f.add(low, f.op("and", "i64", f.sub(high, low), str(-lanes)))
+        length = f.smax(f.sub(high, low), 0)  # a square beyond the rim has fewer than none
+        return f.add(low, f.op("and", "i64", length, str(-lanes)))
 
     last_line, last = whole(start, stop), whole(first, v.scalar(line.stop))
     with f.loop(start, last_line, lanes) as x, f.loop(first, last, lanes) as y, v.scope():

@@ -26,6 +26,7 @@ from tensorlogic.errors import DeviceError
 from tensorlogic.kernels.ir import BYTES
 from tensorlogic.kernels.spec import Matmul
 from tensorlogic.schedule.emit import Step
+from tensorlogic.schedule.traits import CUDA
 from tensorlogic.storage import Bytes
 
 OLDEST = (8, 0)
@@ -56,6 +57,7 @@ class Cuda(GpuDevice):
     dialect = "cuda"
     unified = False
     builders = 8
+    traits = CUDA
 
     def __init__(self, index: int = 0) -> None:
         super().__init__()

@@ -85,7 +85,8 @@ def placed_output(low: Lowering, chain: Sequence[Node]) -> Output | None:
             inside += more
     place = dot(at, contiguous_strides(root.shape))
     column = min(low.identity[-1].terms.items(), key=lambda item: item[1], default=None)
-    if column is None or not 0 < place.coefficient(column[0]) <= NEAR:
+    nearest = 2 if low.traits.library else 1  # a library's rows are moved as they are
+    if column is None or not nearest <= place.coefficient(column[0]) <= NEAR:
         return None
     low.cropped = reduce(lambda a, b: a & b, inside) if inside else None
     return Output(root, place, low.value(root, at, low.cropped), low.cropped)

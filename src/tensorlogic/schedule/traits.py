@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tensorlogic.quants import QUANTS
 
@@ -13,6 +13,7 @@ class Traits:
 
     `borders`: whether products over windows read them beyond the borders of what is stored, so that
     nothing padded is; for others a padded operand is stored.
+    `library`: whether large plain products are left to one, which stores rows as they are.
     `block_operands` are the quantized types of which the device's product kernels take b as blocks.
     `fold_rows`: products of so many rows at most with weights along their depth are folds over the
     weights, fused like any reduction; what has more rows is left to the product kernels.
@@ -20,9 +21,11 @@ class Traits:
 
     gpu: bool = False
     borders: bool = False
+    library: bool = False
     block_operands: frozenset[str] = frozenset()
     fold_rows: int = 4
 
 
 CPU = Traits(block_operands=frozenset(QUANTS), fold_rows=1)
 GPU = Traits(gpu=True, borders=True, block_operands=frozenset(QUANTS))
+CUDA = replace(GPU, library=True)

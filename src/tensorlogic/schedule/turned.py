@@ -143,9 +143,10 @@ class _Square:
         fill: list[Store] = []
         by: dict[Expr, Expr] = {}
         for i, e in enumerate(turned):
-            square = Buffer(f"square{i}", e.dtype, True, const(side * pitch, "i64"))
-            fill.append(Store(square, place, emitter.rewrite(e)))
-            by[e] = ir.load(square, place)
+            words = "i32" if e.dtype == "bool" and not self.gpu else e.dtype  # tiles are of words
+            square = Buffer(f"square{i}", words, True, const(side * pitch, "i64"))
+            fill.append(Store(square, place, ir.cast(emitter.rewrite(e), words)))
+            by[e] = ir.cast(ir.load(square, place), e.dtype)
         value = replaced(self.output.value, by, {})
         stores = emitter.stores(low, [Output(self.output.node, self.output.at, value)])
         body = self._by_threads(fill, stores) if self.gpu else self._by_lanes(fill, stores)
