@@ -8,7 +8,7 @@ same either way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tensorlogic import runtime, settings
@@ -38,7 +38,7 @@ def layout_of(node: Node) -> object | None:
     return found
 
 
-def key_of(args: Sequence[Any], nodes: list[Node]) -> tuple[Any, ...] | None:
+def key_of(args: Iterable[Any], nodes: list[Node]) -> tuple[Any, ...] | None:
     """What a ready call depends on; its tensors and numbers are added to `nodes`. None for a call
     that is recorded."""
     key: list[Any] = []
@@ -57,6 +57,11 @@ def key_of(args: Sequence[Any], nodes: list[Node]) -> tuple[Any, ...] | None:
             key.append(node.dtype)
         elif kind is bool or kind is str or value is None:
             key.append((kind, value))
+        elif kind is tuple or kind is list or kind is dict:
+            inner = key_of(value.values() if kind is dict else value, nodes)
+            if inner is None:
+                return None
+            key.append((kind, tuple(value) if kind is dict else None, inner))
         else:
             return None
     return tuple(key)

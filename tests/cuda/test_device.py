@@ -79,6 +79,37 @@ def test_numbers_are_words_of_the_run(driver: FakeDriver) -> None:
     assert words == [5, 7, 9, 9]
 
 
+class FakeVendor:
+    """Notes where the matrices of each product are."""
+
+    def __init__(self) -> None:
+        self.launched: list[tuple[int, ...]] = []
+        self.placed: tuple[int, ...] = ()
+
+    def call(self, product: Any) -> FakeVendor:
+        return self
+
+    def place(self, *addresses: int) -> None:
+        self.placed = addresses
+
+    def launch(self) -> None:
+        self.launched.append(self.placed)
+
+
+def test_products_of_the_vendor_follow_their_matrices(driver: FakeDriver) -> None:
+    vendor = REGISTRY.get("cuda").__dict__["_vendor"] = FakeVendor()
+    a, b = on_card(256, 512), on_card(512, 512)
+    f = tl.function(lambda a, b: tl.relu((a + 1) @ b) + 1)
+    tl.eval(f(a, b))
+    assert not vendor.launched  # what is stored is more than the product
+    product = tl.function(tl.matmul)
+    results = [product(a, b) for _ in range(3)]
+    tl.eval(*results)
+    assert len({places[:2] for places in vendor.launched}) == 1
+    buffers = [y._node.data.memory.buffer for y in results]  # type: ignore[union-attr]
+    assert sorted(places[2] for places in vendor.launched) == sorted(buffers)
+
+
 def test_kernels_are_compiled_once_and_kept_on_disk(driver: FakeDriver, tmp_path: Path) -> None:
     for _ in range(2):
         tl.eval(on_card(8) + 1)

@@ -128,7 +128,9 @@ def test_what_the_library_is_asked_for(name: str) -> None:
     vendor = Vendor.__new__(Vendor)
     vendor._library = _Library(memory)  # type: ignore[assignment]
     vendor._handle, vendor._one, vendor._zero = None, *_constants()  # type: ignore[assignment]
-    vendor.multiply(product, 1, 2, 3)
+    call = vendor.call(product)
+    call.place(1, 2, 3)
+    call.launch()
     np.testing.assert_allclose(memory[3].reshape(M, N), a @ b)
 
 

@@ -85,8 +85,11 @@ class HostProgram:
     def place(self, step: int, slot: int, first: int) -> None:
         self._first[step, slot] = first * self._launches[step].function[1][slot]
 
-    def bind(self, arguments: Sequence[tuple[int, int]], buffers: Sequence[Bytes]) -> None:
-        for (step, slot), buffer in zip(arguments, buffers, strict=True):
+    def slots(self, arguments: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+        return arguments
+
+    def bind(self, slots: Sequence[tuple[int, int]], buffer: Bytes) -> None:
+        for step, slot in slots:
             self._held[step, slot] = buffer
             address = buffer.__array_interface__["data"][0]
             self._program.args(step)[slot] = address + self._first[step, slot]

@@ -72,6 +72,24 @@ def test_it_is_copied_once_for_all_kernels_of_a_run(gpu: HostGpu) -> None:
     assert sum(n == 256 for n in gpu.filled) == 1
 
 
+def test_calls_are_ready_whatever_their_size(gpu: HostGpu) -> None:
+    f = tl.function(lambda x, w: tl.relu(x @ w))
+    x, w = tl.ones([256, 256], device=NAME), tl.ones([256, 256], device=NAME)
+    made = [f(x, w) for _ in range(4)]
+    assert [y._node.op is None for y in made] == [False, False, True, True]
+    assert len({id(memory(y).buffer) for y in made if y._node.op is None}) == 2
+    assert all((y.numpy() == 256).all() for y in made)
+
+
+def test_a_plan_binds_what_is_elsewhere_than_before(gpu: HostGpu) -> None:
+    f = tl.function(lambda x, y: x * 2 + y)
+    kept = []
+    for i in range(6):
+        x, y = (tl.full([8], float(i + k), device=NAME) for k in (0, i % 2))
+        kept.append((f(x, y), 3 * i + i % 2))
+    assert all(z.tolist() == [value] * 8 for z, value in kept)
+
+
 def test_updates_in_place(gpu: HostGpu) -> None:
     cache = tl.zeros([4, 2], device=NAME)
     tl.eval(cache)

@@ -34,6 +34,20 @@ def test_the_third_call_runs_at_once() -> None:
     assert f(x + 1, w, 2.0).tolist() == [[12.0, 12.0]] * 4  # recorded: x + 1 has no values yet
 
 
+def test_tensors_in_lists_and_of_varying_number() -> None:
+    each = tl.function(lambda x, *ws, scale=1.0: [x @ w * scale for w in ws])
+    sums = tl.function(lambda d: d["a"] + d["b"][0])
+    x, w = tl.ones([2, 3]), tl.ones([3, 1])
+    made = [each(x, w, w, scale=2.0) for _ in range(4)]
+    assert [computed(y) for y, _ in made] == [False, False, True, True]
+    assert [z.tolist() for _, z in made] == [[[6.0]] * 2] * 4
+    assert len(each(x, w)) == 1
+    for _ in range(4):
+        assert sums({"a": x, "b": [x * 2]}).tolist() == [[3.0] * 3] * 2
+        assert sums({"b": [x], "a": x}).tolist() == [[2.0] * 3] * 2
+        assert sums({"a": x, "b": (x,)}).tolist() == [[2.0] * 3] * 2
+
+
 def test_other_layouts_dtypes_and_kinds_of_numbers_are_other_calls() -> None:
     f = tl.function(lambda x, n: x * n)
     x = tl.tensor([[1.0, 2.0], [3.0, 4.0]])

@@ -31,6 +31,7 @@ from tensorlogic.kernels.ir import (
     select,
     unary,
 )
+from tensorlogic.kernels.spec import Matmul
 from tensorlogic.quants import QUANTS
 from tensorlogic.schedule.emit import Step
 from tensorlogic.schedule.fuse import schedule
@@ -142,6 +143,18 @@ X, HALF, FLOAT = Buffer("x", "f16"), Buffer("y", "f16", True), Buffer("z", "f32"
 def flat(value: object, into: Buffer) -> str:
     loop = Loop(I, const(0, "i64"), N, "flat", (Store(into, I, value),))  # type: ignore[arg-type]
     return clike.render(roughened(Kernel((X, into), (N,), (loop,))), "k", "metal")
+
+
+@pytest.mark.parametrize("name", ["M", "N", "K", "batches", "a_m", "a_k", "b_n", "b_batch"])
+def test_addresses_of_products_are_as_wide_as_sizes_ask(name: str) -> None:
+    x, w = tl.ones([2, 64, 64]), tl.ones([2, 64, 64])
+    (step,) = schedule([tl.relu(x @ w + 1)._node], settings.current(), GPU).steps
+    assert isinstance(step.kernel, Matmul)
+    sizes = step.sizes()
+    assert forms.product_fits(step.kernel, sizes)
+    assert not forms.product_fits(step.kernel, {**sizes, name: 1 << 30})
+    source = gpu_launch(step.kernel, "compute", "cuda", sizes).source
+    assert "typedef int index_t;" in source
 
 
 def test_rough_functions_are_for_halves_alone() -> None:

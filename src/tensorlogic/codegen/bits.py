@@ -9,6 +9,7 @@ make a float whose difference from 2**23 is their value.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -149,7 +150,8 @@ def _fields(e: Expr) -> list[Field] | None:
         return _merged(a + b)
     if y.op != "const":
         return None
-    inner = _fields(x)
+    inner = _shifted_first(x, int(y.attr)) if e.op == "and" and x.op == "shr" else None
+    inner = inner or _fields(x)
     if inner is None:
         return None
     n = int(y.attr)
@@ -166,6 +168,32 @@ def _fields(e: Expr) -> list[Field] | None:
             if f.mask >> left:
                 out.append(Field(f.word, f.shift + left, f.mask >> left, f.place - down))
         return out
+    return None
+
+
+def _shifted_first(e: Expr, kept: int) -> list[Field] | None:
+    """(w >> c & m) >> d as (w >> d) >> c, where d is no constant, if m covers all that is `kept` of
+    it: the word is shifted once for all of its fields."""
+    x, d = e.args
+    fields, most = _fields(x), _most(d)
+    if d.op == "const" or most is None or fields is None or len(fields) != 1:
+        return None
+    (f,) = fields
+    if f.place or f.word.op != "var" or f.mask & (f.mask + 1) or kept << most > f.mask:
+        return None
+    return [Field(Expr("shr", "i32", (f.word, d)), f.shift, 0xFFFFFFFF >> f.shift)]
+
+
+def _most(e: Expr) -> int | None:
+    """An upper bound of a shift."""
+    if e.op == "const":
+        return int(e.attr)
+    if e.op == "and" and e.args[1].op == "const":
+        return int(e.args[1].attr)
+    bounds = [_most(a) for a in e.args]
+    if e.op in ("cast", "mul", "add") and None not in bounds:
+        numbers = [int(b or 0) for b in bounds]
+        return sum(numbers) if e.op == "add" else math.prod(numbers)
     return None
 
 

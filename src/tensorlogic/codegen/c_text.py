@@ -69,7 +69,11 @@ class KernelText:
     """
 
     def __init__(
-        self, buffers: tuple[Buffer, ...], params: tuple[Expr, ...], reserved: Iterable[str] = ()
+        self,
+        buffers: tuple[Buffer, ...],
+        params: tuple[Expr, ...],
+        reserved: Iterable[str] = (),
+        memory: int = GROUP_MEMORY,
     ):
         if len(buffers) + 1 > MAX_BUFFERS:
             raise KernelError(f"{len(buffers)} buffers and the parameters: Metal has {MAX_BUFFERS}")
@@ -89,7 +93,7 @@ class KernelText:
         self._uses: dict[int, int] = {}
         self._temps = 0
         self._arrays: list[str] = []
-        self._group_bytes = 0
+        self._group_bytes, self._group_memory = 0, memory
         for p in params:
             self.env["param", p.attr] = (self.unique(p.attr), 0)
         self.c_names = {b: self.unique(b.name) for b in buffers}
@@ -141,7 +145,7 @@ class KernelText:
 
     def array(self, ctype: str, name: str, count: int, macro: str = "LOCAL") -> str:
         self._group_bytes += (BYTES[ctype] * count + 15) // 16 * 16
-        if self._group_bytes > GROUP_MEMORY:
+        if self._group_bytes > self._group_memory:
             raise KernelError(
                 f"{self._group_bytes} bytes of threadgroup memory for {name} and others"
             )

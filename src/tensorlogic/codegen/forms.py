@@ -31,6 +31,7 @@ from tensorlogic.kernels.ir import (
     nodes_of,
     walk,
 )
+from tensorlogic.kernels.spec import BATCH, COL, ROW, Matmul
 
 FLAT_GROUP = 256
 """Threads of a group where each thread has an element of its own."""
@@ -347,6 +348,28 @@ def fits(kernel: Kernel, sizes: Mapping[str, float]) -> bool:
         return True
 
     return block(kernel.body)
+
+
+def product_fits(spec: Matmul, sizes: Mapping[str, float]) -> bool:
+    """The same for a matrix product: what is read of its operands, and where results go."""
+    if spec.windows:
+        return False
+    m, n, k, batches = (sizes[name] + TILE_ROOM for name in ("M", "N", "K", "batches"))
+    step = {name: abs(sizes[name]) for name in sizes if name[:2] in ("a_", "b_")}
+    a = m * step["a_m"] + k * step["a_k"] + batches * step["a_batch"]
+    b = n * step["b_n"] + k * max(step["b_k"], 2) + batches * step["b_batch"]
+    if max(a, b, m * n * batches) >= _ROOM:
+        return False
+    spans = {ROW.attr: (0.0, m), COL.attr: (0.0, n), BATCH.attr: (0.0, batches)}
+    known: dict[Expr, tuple[float, float] | None] = {}
+    for e in nodes_of(*(e for s in spec.stores for e in exprs_of(s))):
+        known[e] = _span(e, [known[a] for a in e.args], spans, sizes)
+    found = [v for e, v in known.items() if e.dtype == "i64"]
+    return all(f is not None and f[0] > -_ROOM and f[1] < _ROOM for f in found)
+
+
+TILE_ROOM = 128
+"""Tiles go so far beyond the end of a matrix."""
 
 
 def _span(

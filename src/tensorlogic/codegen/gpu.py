@@ -33,7 +33,8 @@ def gpu_launch(
     """
     if isinstance(kernel, Matmul):
         tile = gpu_matmul.choose_tile(kernel, dialect, sizes)
-        source = gpu_matmul.render(kernel, name, dialect, tile)
+        index = "i32" if forms.product_fits(kernel, sizes) else "i64"
+        source = gpu_matmul.render(kernel, name, dialect, tile, index=index)
         return GpuLaunch(source, name, gpu_matmul.groups(tile, sizes), tile.threads)
     if isinstance(kernel, Attention):
         source = gpu_attention.render(kernel, name, dialect)

@@ -61,24 +61,28 @@ def render(
     sizes = {"THREADS": tile.threads, "TILE_M": tile.m, "TILE_N": tile.n, "TILE_K": tile.k}
     more = "".join(f"#define {key} {value}\n" for key, value in sizes.items())
     if uses_matrix_units(spec):
-        more += f"#define STAGES {_stages(tile)}\n"
+        more += f"#define STAGES {_stages(tile, dialect)}\n"
         more += matrices(dialect, tile, spec.a_contiguous == "m", not _along_k(spec))
-    return assemble(dialect, body(spec, name, tile), index, more)
+    return assemble(dialect, body(spec, name, tile, dialect), index, more)
 
 
-def body(spec: Matmul, name: str, tile: GpuTile) -> str:
-    """The text below the prelude, the same in both dialects but for the tile's sizes there."""
-    printer = KernelText(spec.all_buffers, spec.all_params, _OWN_NAMES)
+MEMORY = {"metal": GROUP_MEMORY, "cuda": 48 * 1024}
+"""Bytes of threadgroup memory that a product may use: what CUDA gives without being asked."""
+
+
+def body(spec: Matmul, name: str, tile: GpuTile, dialect: str) -> str:
+    """The text below the prelude, the same in both dialects but for the tile's sizes."""
+    printer = KernelText(spec.all_buffers, spec.all_params, _OWN_NAMES, MEMORY[dialect])
     a, b = (printer.c_names[x] for x in printer.buffers[:2])
     quant = QUANTS.get(spec.b_dtype)
-    reading = {**_READING, "fetch_b": _FETCH_B if quant is None else _FETCH_BLOCKS}
+    reading = _READING if quant is None else _READING_BLOCKS
     inside, column = "row < M && col < N", None
     if spec.windows:
         fill = None if spec.fill is None else printer.expr(spec.fill)
         reading = gpu_windows.reading(spec, b, fill, uses_matrix_units(spec))
         inside, column = "row < M && across < columns", 2
     if uses_matrix_units(spec):
-        printer.array("uint4", "tiles", _matrix_bytes(tile) // 16, "LOCAL_TILES")
+        printer.array("uint4", "tiles", _matrix_bytes(tile, dialect) // 16, "LOCAL_TILES")
         layout = _matrix_layout(spec) if quant is None else _block_layout(spec, quant)
         loop = Template(_PLACE + _MATRIX_LOOP).safe_substitute(reading)
         printer.lines(loop, a=a, b=b, **layout)
@@ -141,14 +145,14 @@ def _stage_bytes(tile: GpuTile) -> int:
     return 2 * tile.k * (tile.m + tile.n)
 
 
-def _stages(tile: GpuTile) -> int:
+def _stages(tile: GpuTile, dialect: str) -> int:
     """Whether one stage can be filled while the other is multiplied."""
-    return 2 if 2 * _stage_bytes(tile) <= GROUP_MEMORY else 1
+    return 2 if 2 * _stage_bytes(tile) <= MEMORY[dialect] else 1
 
 
-def _matrix_bytes(tile: GpuTile) -> int:
+def _matrix_bytes(tile: GpuTile, dialect: str) -> int:
     """Threadgroup memory: the stages, or later 16 x 32 sums for each simdgroup."""
-    return max(_stages(tile) * _stage_bytes(tile), tile.threads // 32 * 16 * 32 * 4)
+    return max(_stages(tile, dialect) * _stage_bytes(tile), tile.threads // 32 * 16 * 32 * 4)
 
 
 def _fast(operand: str, line_step: str, word: int) -> str:
@@ -203,10 +207,10 @@ def _block_layout(spec: Matmul, quant: QuantType) -> dict[str, str]:
 _OWN_NAMES = (
     tuple(
         """acc batch row col tiles_m tiles_n group band height row0 col0 simd_row simd_col sums sum
-    next_a next_b tiles tile_a tile_b k0 a_fast b_fast i j k e q x y at line first piece left
-    fragment_a fragment_b A_PIECES B_PIECES TILE_M TILE_N TILE_K SIMDS_N SIMD_M
+    next_a next_b ready_b tiles tile_a tile_b k0 a_fast b_fast i j k e q x y at line first piece
+    left fragment_a fragment_b A_PIECES B_PIECES TILE_M TILE_N TILE_K SIMDS_N SIMD_M
     STAGES stage now_a now_b multiply wide_multiply operand column decoded SIMD_N THREADS
-    fetch pair TileC TileAB""".split()  # noqa: SIM905
+    fetch pair TileC TileAB fetched Fetched""".split()  # noqa: SIM905
     )
     + gpu_windows.OWN_NAMES
 )
@@ -264,9 +268,19 @@ _FETCH_BLOCKS = f"""\
 {_PIECE_OF_B}
             const index_t column = $b_line < N ? $b_line : N - 1;
             const index_t k = k0 + first < K ? k0 + first : K - 8;  // beyond it, A is zero
-            const index_t at = column * b_n + k / $block * $nbytes;
-            next_b[q] = decoded($b + at, int(k % $block), b_fast);
+            const index_t at = column * b_n + index_t(uindex_t(k) / $block) * $nbytes;
+            next_b[q] = fetched($b + at, int(uindex_t(k) % $block), b_fast);
         }}"""
+
+# Decoded while matrices are multiplied, where a processor does that by itself.
+_DECODE_BLOCKS = """\
+    uint4 ready_b[B_PIECES];
+    UNROLL
+    for (int q = 0; q < B_PIECES; q++) {
+        const int first = (int(THREAD) + q * THREADS) % ($b_width / 8) * 8;
+        ready_b[q] = decoded(next_b[q], int(uindex_t(k0 + first) % $block));
+    }
+"""
 
 # Each simdgroup's part of a stage; Hopper's warps have another way.
 _MULTIPLY = """\
@@ -305,7 +319,7 @@ for (int i = 0; i < SIMD_M / 16; i++) {
     for (int j = 0; j < SIMD_N / 16; j++) tile_clear(sums[i][j]);
 }
 uint4 next_a[A_PIECES];
-uint4 next_b[B_PIECES];
+$type_b next_b[B_PIECES];
 int stage = 0;
 for (index_t k0 = 0; k0 < K + TILE_K; k0 += TILE_K) {
     if (k0 < K) {
@@ -325,7 +339,7 @@ $fetch_b
         MULTIPLY(sums, now_a, now_b, simd_row, simd_col);
         stage = STAGES - 1 - stage;
     }
-    if (k0 < K) {
+$decode_b    if (k0 < K) {
         if (STAGES == 1) {
             WAIT_FOR_MATRICES(sums[0]);
             GROUP_BARRIER();
@@ -341,7 +355,7 @@ $fetch_b
         for (int q = 0; q < B_PIECES; q++) {
 $piece_of_b
             const int at = $place_b(line, first);
-            *(THREADGROUP uint4*)(tile_b + stage * TILE_N * TILE_K + at) = next_b[q];
+            *(THREADGROUP uint4*)(tile_b + stage * TILE_N * TILE_K + at) = $ready_b[q];
         }
         MATRIX_FENCE();
     }
@@ -406,5 +420,14 @@ _READING = {
     "start": "$b += batch * b_batch;",
     "piece_of_b": _PIECE_OF_B,
     "stage_b": _STAGE_B,
+    "fetch_b": _FETCH_B,
+    **gpu_windows.HALFS,
+}
+_READING_BLOCKS = {
+    **_READING,
+    "fetch_b": _FETCH_BLOCKS,
+    "type_b": "Fetched",
+    "decode_b": _DECODE_BLOCKS,
+    "ready_b": "ready_b",
 }
 """How texts read a b that is no window; what those of windows have is in `gpu_windows.py`."""

@@ -195,6 +195,7 @@ FUNC unsigned long long operand(
 }
 FUNC void wide_multiply(TileC (&c)[SIMD_N / 16], const half* a, const half* b) {
     a += int(SIMDGROUP) / 4 * (64 * TILE_K);
+    const unsigned long long first_a = operand(a, $a_blocks), first_b = operand(b, $b_blocks);
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
     UNROLL
     for (int k = 0; k < TILE_K / 16; k++) {
@@ -202,8 +203,7 @@ FUNC void wide_multiply(TileC (&c)[SIMD_N / 16], const half* a, const half* b) {
                      "wgmma.mma_async.sync.aligned.m64n${n}k16.f32.f16.f16 "
                      "{$registers}, $a, $b, add, 1, 1, $turned;\\n}"
                      : $outputs
-                     : "l"(operand(a + k * $a_step, $a_blocks)),
-                       "l"(operand(b + k * $b_step, $b_blocks)));
+                     : "l"(first_a + k * ($a_step / 8)), "l"(first_b + k * ($b_step / 8)));
     }
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }

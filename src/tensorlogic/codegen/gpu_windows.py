@@ -114,6 +114,10 @@ const index_t col = across % N;
 """
 
 
+HALFS = {"type_b": "uint4", "decode_b": "", "ready_b": "next_b"}
+"""How halfs are kept on their way to a stage."""
+
+
 def reading(spec: Matmul, b: str, fill: str | None, bits: bool) -> dict[str, str]:
     """What the texts of a product have of b: elements are read as `bits` of halfs, or as floats."""
     wrap = "half_bits({})" if bits else LOAD.get(spec.b_dtype, "{}")
@@ -140,4 +144,5 @@ def reading(spec: Matmul, b: str, fill: str | None, bits: bool) -> dict[str, str
         "piece_of_b": PIECE,
         "fetch_b": Template(FETCH).substitute(element=element),
         "stage_b": Template(STAGE).substitute(element=element),
+        **HALFS,
     }

@@ -9,6 +9,7 @@ share are applied to sums: sum (a q + b) x = a sum q x + b sum x.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import product
 from math import prod
 
@@ -51,13 +52,24 @@ class NestText(Packs):
         mine = f"index_t({self.thread}) / {each}"
         begin = mine if start == "0" else f"{start} + {mine}"
         step = self.width // each
-        with self.block(f"for (index_t {block} = {begin}; {block} < {stop}; {block} += {step})"):
-            self.env["index", nest.block.attr] = (block, len(self.chain) - 1)
-            body.read(fast)
-            with self.each_row(clamped=True):
-                (acc,) = [self.env["var", v.attr][0] for v in s.acc] if self.row else accs
-                for part in body.parts:
-                    body.add(part, acc)
+        # What is loaded in a branch begins to load before anything is computed. Where one part is
+        # all that a turn has, that is so anyway, and two loops spare the merging of both branches.
+        whole = len(body.parts) == 1
+        loop = f"for (index_t {block} = {begin}; {block} < {stop}; {block} += {step})"
+        for header in (f"if ({fast})", "else") if whole else ("",):
+            with self.block(header) if whole else nullcontext(), self.block(loop):
+                self.env["index", nest.block.attr] = (block, len(self.chain) - 1)
+                body.blocks.declare()
+                if whole:
+                    body.read(header != "else")
+                else:
+                    for branch in (f"if ({fast})", "else"):
+                        with self.block(branch):
+                            body.read(branch != "else")
+                with self.each_row(clamped=True):
+                    (acc,) = [self.env["var", v.attr][0] for v in s.acc] if self.row else accs
+                    for part in body.parts:
+                        body.add(part, acc)
 
 
 def lane_digits(nest: Nest, most: int) -> list[tuple[Expr, int]]:
@@ -102,16 +114,12 @@ class Decoded:
         words = [f"({self.text.offset(b)} & {n - 1})" for b, n in sizes if n > 1]
         return f"({' | '.join(words)}) == 0" if words else "true"
 
-    def read(self, fast: str) -> None:
+    def read(self, wide: bool) -> None:
         """The loads of one block: wide ones, or element by element where addresses are odd."""
-        text, blocks = self.text, self.blocks
-        blocks.declare()
-        for header, wide in ((f"if ({fast})", True), ("else", False)):
-            with text.block(header):
-                blocks.read(False, wide)
-                if any(r.own for r in blocks.runs.values()):
-                    with text.each_row(clamped=True):
-                        blocks.read(True, wide, f"[{text.turn_of_row}]")
+        self.blocks.read(False, wide)
+        if any(r.own for r in self.blocks.runs.values()):
+            with self.text.each_row(clamped=True):
+                self.blocks.read(True, wide, f"[{self.text.turn_of_row}]")
 
     def add(self, part: list[tuple[Expr, Expr]], total: str) -> None:
         """The products of one pack are added to a sum."""

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from threading import get_ident
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakSet
 
 import numpy as np
 
 from tensorlogic.codegen.gpu import GpuLaunch
 from tensorlogic.devices import diskcache
-from tensorlogic.devices.cuda_driver import Driver, DriverError, Graph
+from tensorlogic.devices.cuda_driver import Driver, DriverError
 from tensorlogic.devices.cuda_vendor import Product, Vendor, plain_product, wanted
 from tensorlogic.devices.gpu import BuiltLaunch, GpuDevice
 from tensorlogic.errors import DeviceError
@@ -195,6 +195,15 @@ class Cuda(GpuDevice):
         return CudaProgram(self.driver, launches)
 
 
+class Stage(Protocol):
+    """What is launched at once."""
+
+    def change(self, step: int) -> None:
+        """Take the arguments of a step anew."""
+
+    def launch(self) -> None: ...
+
+
 class CudaProgram:
     """Launches with their arguments in one block of words, and the graphs made of them.
 
@@ -216,9 +225,9 @@ class CudaProgram:
             places = [block + 8 * (start + i) for i in range(b.buffers + 1)]
             self._pointers.append((ctypes.c_void_p * len(places))(*places))
         self._changed: set[int] = set()
-        self._stages: list[Graph | int] | None = None
-        """Once it has run: graphs, and steps of the vendor's library."""
-        self._graph_of: dict[int, Graph] = {}
+        self._stages: list[Stage] | None = None
+        """Once it has run: graphs, and products of the vendor's library."""
+        self._stage_of: dict[int, Stage] = {}
 
     def _set(self, step: int, word: int, value: int) -> None:
         if self._words[word] != value:
@@ -229,13 +238,13 @@ class CudaProgram:
         built = self._launches[step]
         self._set(step, self._starts[step] + built.buffers + built.params + slot, first)
 
-    def bind(self, arguments: Sequence[tuple[int, int]], buffers: Sequence[int]) -> None:
-        words, starts = self._words, self._starts
-        for (step, slot), buffer in zip(arguments, buffers, strict=True):
-            word = starts[step] + slot
-            if words[word] != buffer:
-                words[word] = buffer
-                self._changed.add(step)
+    def slots(self, arguments: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+        return [(step, self._starts[step] + slot) for step, slot in arguments]
+
+    def bind(self, slots: Sequence[tuple[int, int]], buffer: int) -> None:
+        for step, word in slots:
+            self._words[word] = buffer
+            self._changed.add(step)
 
     def number(self, step: int, index: int, word: int) -> None:
         self._set(step, self._starts[step] + self._launches[step].buffers + index, word)
@@ -243,33 +252,33 @@ class CudaProgram:
     def launch(self) -> None:
         if self._stages is None:
             self._stages = self._build()
-        else:
+        elif self._changed:
             for step in self._changed:
-                if step in self._graph_of:
-                    self._graph_of[step].change(step)
+                stage = self._stage_of.get(step)
+                if stage is not None:
+                    stage.change(step)
         self._changed.clear()
         for stage in self._stages:
-            if isinstance(stage, int):
-                self._multiply(stage)
-            else:
-                stage.launch()
+            stage.launch()
 
-    def _build(self) -> list[Graph | int]:
-        """Graphs of the launches in between the vendor's products."""
-        stages: list[Graph | int] = []
+    def _build(self) -> list[Stage]:
+        """Graphs of the launches in between the vendor's products, and these."""
+        stages: list[Stage] = []
         run: dict[int, Any] = {}
 
         def close() -> None:
             if run:
-                graph = self._driver.graph(dict(run))
-                self._graph_of.update(dict.fromkeys(run, graph))
-                stages.append(graph)
+                add(self._driver.graph(dict(run)), run)
                 run.clear()
+
+        def add(stage: Stage, steps: Iterable[int]) -> None:
+            self._stage_of.update(dict.fromkeys(steps, stage))
+            stages.append(stage)
 
         for step, (b, pointers) in enumerate(zip(self._launches, self._pointers, strict=True)):
             if b.launch is _VENDORS:
                 close()
-                stages.append(step)
+                add(_VendorStage(self._addresses(step), b.function), [step])
             elif b.launch.groups:
                 run[step] = self._driver.kernel_node(
                     b.function, b.launch.groups, b.launch.threads, ctypes.addressof(pointers)
@@ -277,14 +286,34 @@ class CudaProgram:
         close()
         return stages
 
-    def _multiply(self, step: int) -> None:
+    def _addresses(self, step: int) -> Callable[[int], int]:
+        """Where the data of a step's buffers begin, by slot, whenever it is asked."""
         built, start = self._launches[step], self._starts[step]
-        vendor, product, sizes = built.function
         firsts = start + built.buffers + built.params
+        _, _, sizes = built.function
 
-        def address(slot: int, more: int = 0) -> int:
-            first: int = self._words[firsts + slot] + more
-            return self._words[start + slot] + first * sizes[slot]  # type: ignore[no-any-return]
+        def address(slot: int) -> int:
+            words = self._words
+            return words[start + slot] + words[firsts + slot] * sizes[slot]  # type: ignore[no-any-return]
 
+        return address
+
+
+class _VendorStage:
+    """A product of the vendor's library with its arguments."""
+
+    def __init__(self, address: Callable[[int], int], function: tuple[Vendor, Product, list[int]]):
+        vendor, product, sizes = function
+        self._address = address
+        self._product = vendor.call(product)
         first, _, _, which = product.c
-        vendor.multiply(product, address(0), address(1), address(which, first))
+        self._result, self._offset = which, first * sizes[which]
+        self.change(0)
+
+    def change(self, step: int) -> None:
+        """Take the addresses anew."""
+        address = self._address
+        self._product.place(address(0), address(1), address(self._result) + self._offset)
+
+    def launch(self) -> None:
+        self._product.launch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -177,6 +178,7 @@ class Graph:
             self._nodes[step] = node
             before = [node]
         self._exec = do(cu.cuGraphInstantiate(self._graph, 0))
+        self._queue = partial(cu.cuGraphLaunch, self._exec, driver.stream)
 
     def change(self, step: int) -> None:
         """Take the arguments of a launch anew."""
@@ -184,7 +186,9 @@ class Graph:
         self._driver._do(self._cu.cuGraphExecKernelNodeSetParams(self._exec, node, kernel))
 
     def launch(self) -> None:
-        self._driver._do(self._cu.cuGraphLaunch(self._exec, self._driver.stream))
+        (code,) = self._queue()
+        if code:
+            raise self._driver._error(code)
 
     def __del__(self) -> None:
         if hasattr(self, "_exec"):

@@ -10,6 +10,7 @@ import ctypes
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -117,27 +118,44 @@ class Vendor:
         if status:
             raise DeviceError(f"cuda: cuBLAS returned status {status}")
 
-    def multiply(self, p: Product, a: int, b: int, c: int) -> None:
-        """Queue a product of matrices at these addresses. Columns of the library are rows here: it
-        computes the transposed product of B's and A's transposes."""
-        self._do(
-            self._library.cublasGemmStridedBatchedEx(
-                self._handle,
-                _NO_TRANSPOSE if p.b[2] else _TRANSPOSE,
-                _NO_TRANSPOSE if p.a[2] else _TRANSPOSE,
-                *(p.n, p.m, p.k),
-                ctypes.byref(self._one),
-                *_matrix(b, p.types[1], p.b[0], p.b[1]),
-                *_matrix(a, p.types[0], p.a[0], p.a[1]),
-                ctypes.byref(self._zero),
-                *_matrix(c, p.types[2], p.c[1], p.c[2]),
-                *(p.batches, _COMPUTE_32F, _DEFAULT),
-            )
+    def call(self, product: Product) -> VendorCall:
+        """A product whose matrices are still to be named."""
+        return VendorCall(self, product)
+
+
+class VendorCall:
+    """A product with its arguments, which are made once."""
+
+    def __init__(self, vendor: Vendor, p: Product):
+        self._do = vendor._do
+        self._a, self._b, self._c = (ctypes.c_void_p() for _ in range(3))
+        # Columns of the library are rows here: it computes the transposed product of B's and A's
+        # transposes.
+        self._launch = partial(
+            vendor._library.cublasGemmStridedBatchedEx,
+            vendor._handle,
+            _NO_TRANSPOSE if p.b[2] else _TRANSPOSE,
+            _NO_TRANSPOSE if p.a[2] else _TRANSPOSE,
+            *(p.n, p.m, p.k),
+            ctypes.byref(vendor._one),
+            *_matrix(self._b, p.types[1], p.b[0], p.b[1]),
+            *_matrix(self._a, p.types[0], p.a[0], p.a[1]),
+            ctypes.byref(vendor._zero),
+            *_matrix(self._c, p.types[2], p.c[1], p.c[2]),
+            *(p.batches, _COMPUTE_32F, _DEFAULT),
         )
 
+    def place(self, a: int, b: int, c: int) -> None:
+        """The addresses of the matrices."""
+        self._a.value, self._b.value, self._c.value = a, b, c
 
-def _matrix(address: int, dtype: str, line: int, batch: int) -> tuple[Any, ...]:
-    return ctypes.c_void_p(address), _TYPES[dtype], line, ctypes.c_longlong(batch)
+    def launch(self) -> None:
+        """Queue the product."""
+        self._do(self._launch())
+
+
+def _matrix(address: ctypes.c_void_p, dtype: str, line: int, batch: int) -> tuple[Any, ...]:
+    return address, _TYPES[dtype], line, ctypes.c_longlong(batch)
 
 
 def wanted() -> bool:

@@ -37,6 +37,8 @@ class DeviceMemory(Memory):
     """Memory of a GPU; the host sees it through `base`, once what is queued has been done."""
 
     __slots__ = ("_host", "buffer", "device", "size")
+    owner = None
+    owned = True
 
     def __init__(self, device: GpuDevice, nbytes: int, size: int = 0):
         self._host: Bytes | None = None
@@ -45,8 +47,6 @@ class DeviceMemory(Memory):
         self.size = size or device.sized(nbytes)
         self.buffer = device.take_buffer(self.size)
         self.nbytes = nbytes
-        self.owner = None
-        self.owned = True
         self.shared = False
         self.copies = None
         self.serial = next(serials)
@@ -103,8 +103,11 @@ class Program(Protocol):
     def place(self, step: int, slot: int, first: int) -> None:
         """Buffer argument `slot` of a step begins at element `first` of its buffer."""
 
-    def bind(self, arguments: Sequence[tuple[int, int]], buffers: Sequence[Any]) -> None:
-        """The buffers of arguments, which are given by step and slot."""
+    def slots(self, arguments: Sequence[tuple[int, int]]) -> Any:
+        """Arguments, given by step and slot, in the form that `bind` takes."""
+
+    def bind(self, slots: Any, buffer: Any) -> None:
+        """The one buffer of some arguments."""
 
     def number(self, step: int, index: int, word: int) -> None:
         """Parameter `index` of a step, as a 64-bit word."""
@@ -113,97 +116,133 @@ class Program(Protocol):
         """Queue all launches."""
 
 
+class _Instance:
+    """A program with its arena and its status words. `bound`: the buffers of its results and leaves
+    as they were last bound, `slots` the arguments that each of them has."""
+
+    __slots__ = ("arena", "bound", "program", "slots", "status")
+
+    def __init__(self, program: Program, uses: Sequence[Sequence[tuple[int, int]]]):
+        self.program = program
+        self.slots = [program.slots(arguments) for arguments in uses]
+        self.bound: list[Any] = [None] * len(uses)
+        self.arena: DeviceMemory | None = None
+        self.status: DeviceMemory | None = None
+
+    def set(self, which: int, buffer: Any) -> None:
+        self.bound[which] = buffer
+        self.program.bind(self.slots[which], buffer)
+
+
 class GpuPlan:
-    """A schedule made ready for a GPU."""
+    """A schedule made ready for a GPU.
+
+    It is `ready` whatever its size: a launch waits for nothing, so to put it off gains nothing.
+    """
 
     def __init__(self, device: GpuDevice, schedule: Schedule, order: Sequence[Node]):
         self._device = device
         self._layout = Layout(schedule, order)
-        self.ready = self._layout.ready
+        self.ready = not self._layout.checks and not any(s.in_place for s in schedule.steps)
         writers = Counter(id(n) for s in schedule.steps for n in s.writes)
         alone = {key for key, count in writers.items() if count == 1}
         self._launches = device.launches(schedule.steps, alone)
         self._types = [[BYTES[b.dtype] for b in s.all_buffers] for s in schedule.steps]
         self._targets = [(n, device.sized(n), place) for n, place in self._layout.targets]
-        # Arguments (step, slot) that each run binds, and to which result or leaf.
-        self._result_slots: list[tuple[int, int]] = []
-        self._which_result: list[int] = []
-        self._leaf_slots: list[tuple[int, int]] = []
-        self._which_leaf: list[int] = []
-        self._leaves: dict[int, int] = {}  # by place, in order: each is looked at once a run
+        # What each run binds, and the arguments (step, slot) that it is: results, then leaves.
+        self._uses: list[list[tuple[int, int]]] = [[] for _ in self._targets]
+        self._leaves: list[int] = []  # by place, in order: each is looked at once a run
         self._numbers: list[tuple[int, int, NumberArgument]] = []
+        which_of: dict[int, int] = {}
         for i, (buffers, params) in enumerate(
             zip(self._layout.buffers, self._layout.params, strict=True)
         ):
             for slot, b in enumerate(buffers):
                 if b.kind == "result":
-                    self._result_slots.append((i, slot))
-                    self._which_result.append(b.which)
+                    self._uses[b.which].append((i, slot))
                 elif b.kind == "leaf":
-                    self._leaf_slots.append((i, slot))
-                    which = self._leaves.setdefault(b.which, len(self._leaves))
-                    self._which_leaf.append(which)
+                    if b.which not in which_of:
+                        which_of[b.which] = len(self._uses)
+                        self._uses.append([])
+                        self._leaves.append(b.which)
+                    self._uses[which_of[b.which]].append((i, slot))
             for index, value in enumerate(params):
                 if isinstance(value, NumberArgument):
                     self._numbers.append((i, index, value))
-        self._free: list[tuple[Program, DeviceMemory | None, DeviceMemory | None]] = []
+        self._free: list[_Instance] = []
 
-    def _instance(self) -> tuple[Program, DeviceMemory | None, DeviceMemory | None]:
-        """A program with its arena and its status words, which are zero."""
+    def _instance(self) -> _Instance:
+        """A program whose status words are zero."""
         device = self._device
         layout = self._layout
-        arena = DeviceMemory(device, layout.arena_bytes) if layout.arena_bytes else None
-        status = None
+        instance = _Instance(device.program(self._launches), self._uses)
+        program = instance.program
+        if layout.arena_bytes:
+            instance.arena = DeviceMemory(device, layout.arena_bytes)
         if any(b.kind in ("status", "empty") for buffers in layout.buffers for b in buffers):
-            status = DeviceMemory(device, 4 * len(layout.checks))
+            status = instance.status = DeviceMemory(device, 4 * len(layout.checks))
             device.fill(status.buffer, np.zeros(status.size, np.uint8))
-        program = device.program(self._launches)
+        own = {"arena": instance.arena, "status": instance.status, "empty": instance.status}
         for i, (buffers, params) in enumerate(zip(layout.buffers, layout.params, strict=True)):
             for slot, b in enumerate(buffers):
                 program.place(i, slot, b.offset // self._types[i][slot])
-                if b.kind == "arena" and arena is not None:
-                    program.bind([(i, slot)], [arena.buffer])
-                elif b.kind in ("status", "empty") and status is not None:
-                    program.bind([(i, slot)], [status.buffer])
+                memory = own.get(b.kind)
+                if memory is not None:
+                    program.bind(program.slots([(i, slot)]), memory.buffer)
             for index, value in enumerate(params):
                 if isinstance(value, int):
                     program.number(i, index, value)
-        return program, arena, status
-
-    def _leaf(self, order: Sequence[Node | None], place: int) -> DeviceMemory:
-        memory: Memory = order[place].data.memory  # type: ignore[union-attr]
-        if type(memory) is DeviceMemory and memory.device is self._device:
-            return memory
-        return self._device.memory_of(memory)
+        return instance
 
     def run(self, order: Sequence[Node | None]) -> list[Memory]:
         device = self._device
         device.enter()
-        results = [
-            DeviceMemory(device, nbytes, size)
-            if place < 0
-            else device.take_over(leaf_memory(order, place))
-            for nbytes, size, place in self._targets
-        ]
+        results: list[Memory] = []
+        for nbytes, size, place in self._targets:
+            if place < 0:
+                results.append(DeviceMemory(device, nbytes, size))
+            else:
+                results.append(device.take_over(leaf_memory(order, place)))
         instance = self._free.pop() if self._free else self._instance()
-        program, _, status = instance
-        program.bind(self._result_slots, [results[i].buffer for i in self._which_result])
-        leaves = [self._leaf(order, place) for place in self._leaves]
-        program.bind(self._leaf_slots, [leaves[i].buffer for i in self._which_leaf])
+        bound = instance.bound
+        which = 0
+        for memory in results:
+            if bound[which] is not memory.buffer:  # type: ignore[attr-defined]
+                instance.set(which, memory.buffer)  # type: ignore[attr-defined]
+            which += 1
+        copied = []  # for this run: they live until it is launched
+        for place in self._leaves:
+            memory = order[place].data.memory  # type: ignore[union-attr]
+            if type(memory) is not DeviceMemory or memory.device is not device:
+                copies = memory.copies
+                found = copies.get(device) if copies is not None else None
+                if found is None:
+                    found = device.memory_of(memory)
+                    copied.append(found)
+                memory = found
+            buffer = memory.buffer  # type: ignore[attr-defined]
+            if bound[which] is not buffer:
+                instance.set(which, buffer)
+            which += 1
         for step, index, number in self._numbers:
-            program.number(step, index, number.word(order))
-        program.launch()
-        failed: list[int] = []
-        if self._layout.checks and status is not None:
-            counts = device.host_view(status.buffer, status.nbytes).view(np.int32)
-            pairs = zip(self._layout.checks, counts.tolist(), strict=True)
-            failed = [place for place, n in pairs if n]
-            if failed:
-                device.fill(status.buffer, np.zeros(status.size, np.uint8))
+            instance.program.number(step, index, number.word(order))
+        instance.program.launch()
+        failed = self._failed(instance) if self._layout.checks else None
         self._free.append(instance)
+        if failed is not None:
+            raise CheckFailed(failed)
+        return results
+
+    def _failed(self, instance: _Instance) -> int | None:
+        """The place of the first check that counted something; its words are zero again."""
+        status = instance.status
+        assert status is not None
+        counts = self._device.host_view(status.buffer, status.nbytes).view(np.int32)
+        pairs = zip(self._layout.checks, counts.tolist(), strict=True)
+        failed = [place for place, n in pairs if n]
         if failed:
-            raise CheckFailed(failed[0])
-        return list(results)
+            self._device.fill(status.buffer, np.zeros(status.size, np.uint8))
+        return failed[0] if failed else None
 
 
 class GpuDevice(PlannedDevice):
@@ -285,7 +324,10 @@ class GpuDevice(PlannedDevice):
 
     def give_buffer(self, size: int, buffer: Any) -> None:
         """Keep a buffer for the next that needs one of its size."""
-        self._pool.setdefault(size, []).append(buffer)
+        kept = self._pool.get(size)
+        if kept is None:
+            kept = self._pool.setdefault(size, [])
+        kept.append(buffer)
 
     def trim(self) -> None:
         """Give the memory of all buffers that are kept back."""
@@ -298,16 +340,16 @@ class GpuDevice(PlannedDevice):
 
         What others may still change (the array of `from_numpy`) is copied for each run.
         """
+        copies = memory.copies
+        if copies is not None and self in copies:
+            return copies[self]  # type: ignore[return-value]
         if isinstance(memory, DeviceMemory) and memory.device is self:
             return memory
-        copy = memory.copies.get(self) if memory.copies else None
-        if copy is None:
-            copy = DeviceMemory(self, memory.nbytes)
-            if memory.nbytes:
-                self.fill(copy.buffer, memory.base)
-            if memory.constant:
-                memory.copies = {**(memory.copies or {}), self: copy}
-        assert isinstance(copy, DeviceMemory)
+        copy = DeviceMemory(self, memory.nbytes)
+        if memory.nbytes:
+            self.fill(copy.buffer, memory.base)
+        if memory.constant:
+            memory.copies = {**(copies or {}), self: copy}
         return copy
 
     def take_over(self, memory: Memory) -> DeviceMemory:

@@ -74,8 +74,11 @@ class _MetalProgram:
     def place(self, step: int, slot: int, first: int) -> None:
         self.number(step, self._launches[step].params + slot, first)
 
-    def bind(self, arguments: Sequence[tuple[int, int]], buffers: Sequence[MetalBuffer]) -> None:
-        for (step, slot), buffer in zip(arguments, buffers, strict=True):
+    def slots(self, arguments: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+        return arguments
+
+    def bind(self, slots: Sequence[tuple[int, int]], buffer: MetalBuffer) -> None:
+        for step, slot in slots:
             self._buffers[step][slot] = buffer
 
     def number(self, step: int, index: int, word: int) -> None:

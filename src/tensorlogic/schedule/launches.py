@@ -7,16 +7,18 @@ from collections.abc import Sequence
 
 from tensorlogic.graph import Node
 from tensorlogic.kernels import ir
-from tensorlogic.kernels.ir import Fold, Kernel, Loop, Split, walk
+from tensorlogic.kernels.ir import Fold, Kernel, Loop, Split, exprs_of, nodes_of, walk
 from tensorlogic.schedule.emit import Step
 from tensorlogic.schedule.join import Joiner, is_flat
 from tensorlogic.schedule.siblings import needs
 from tensorlogic.schedule.traits import Traits
 
-MAX_BUFFERS = 24
-"""Buffers of one launch at most: Metal binds 31."""
+MAX_BUFFERS = 30
+"""Buffers of one launch at most: Metal binds 31, one of which holds the parameters."""
 MAX_PARTS = 8
 """Unlike bodies of one launch at most."""
+MAX_NODES = 720
+"""Operations of unlike bodies at most: larger ones fall out of a GPU's instruction caches."""
 MAX_FLAT = 1 << 16
 """Elements of a flat loop from which on it stays alone: it has enough work, and its own way to
 share it out is faster."""
@@ -41,19 +43,22 @@ class _Launch:
         self.steps: list[Step] = []
         self.buffers: set[tuple[int, str]] = set()
         self.parts = 0
+        self.nodes = 0
         self.read = False
         """Whether a later launch reads what this one computes, so that it has to stay."""
 
-    def add(self, step: Step) -> None:
+    def add(self, step: Step, nodes: int) -> None:
         self.steps.append(step)
         self.buffers |= _buffers(step)
         self.parts += _parts(step)
+        self.nodes += nodes
 
-    def has_room(self, step: Step, kind: str) -> bool:
+    def has_room(self, step: Step, kind: str, nodes: int) -> bool:
         return (
             bool(self.kind)
             and (self.kind == "serial") == (kind == "serial")
             and self.parts + _parts(step) <= MAX_PARTS
+            and self.nodes + nodes <= MAX_NODES
             and len(self.buffers | _buffers(step)) <= MAX_BUFFERS
         )
 
@@ -81,7 +86,7 @@ class _Grouping:
         self._readers = _readers(steps)
         self._made: dict[int, _Launch] = {}
         self._reading: dict[tuple[int, bool], list[_Launch]] = {}
-        self._kinds: dict[int, str] = {}
+        self._kinds: dict[int, tuple[str, int]] = {}
         self._last = 0
 
     def launches(self) -> list[_Launch]:
@@ -92,18 +97,18 @@ class _Grouping:
 
     def _put(self, step: Step) -> _Launch:
         if id(step.kernel) not in self._kinds:
-            self._kinds[id(step.kernel)] = _kind(step)
-        kind = self._kinds[id(step.kernel)]
+            self._kinds[id(step.kernel)] = _kind(step), _nodes(step)
+        kind, nodes = self._kinds[id(step.kernel)]
         if kind and is_flat(step) and step.work > MAX_FLAT:
             kind = ""
         needed = {self._made[id(n)] for n in needs(step) if id(n) in self._made}
         first = 1 + max((x.place for x in needed), default=0)
-        home = self._home(step, kind, first, needed)
+        home = self._home(step, kind, nodes, first, needed)
         if home is None or home.place < first:  # a new one, or one that is put off
             home = home or _Launch(kind)
             self._last += 1
             home.place = self._last
-        home.add(step)
+        home.add(step, nodes)
         for x in needed:
             x.read = True
         for n in step.writes:
@@ -112,13 +117,15 @@ class _Grouping:
             self._reading.setdefault((id(n), kind == "fold"), []).append(home)
         return home
 
-    def _home(self, step: Step, kind: str, first: int, needed: set[_Launch]) -> _Launch | None:
+    def _home(
+        self, step: Step, kind: str, nodes: int, first: int, needed: set[_Launch]
+    ) -> _Launch | None:
         if not kind:
             return None
         found = [
             x
             for x in self._related(step, kind) - needed
-            if (x.place >= first or not x.read) and x.has_room(step, kind)
+            if (x.place >= first or not x.read) and x.has_room(step, kind, nodes)
         ]
         return max(found, key=lambda x: x.place, default=None)
 
@@ -158,6 +165,12 @@ def _kind(step: Step) -> str:
     if all(s.kind not in ("vector", "flat") for s in loops):
         return "serial"
     return "fold" if any(isinstance(s, Fold) for s in loops) else "plain"
+
+
+def _nodes(step: Step) -> int:
+    if not isinstance(step.kernel, Kernel):
+        return 0
+    return len(nodes_of(*(e for s in walk(step.kernel.body) for e in exprs_of(s))))
 
 
 def _parts(step: Step) -> int:
