@@ -25,7 +25,7 @@ from tensorlogic.graph import Node
 from tensorlogic.kernels.ir import BYTES
 from tensorlogic.schedule.emit import Number, Step
 from tensorlogic.schedule.fuse import Schedule, schedule
-from tensorlogic.schedule.lower import CheckRecord
+from tensorlogic.schedule.records import CheckRecord
 from tensorlogic.schedule.traits import GPU
 from tests.compare import Array
 from tests.metal.backend import EMULATOR, emulated

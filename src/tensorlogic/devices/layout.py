@@ -13,7 +13,7 @@ from tensorlogic.graph import Node
 from tensorlogic.kernels.ir import BYTES
 from tensorlogic.schedule.emit import Step
 from tensorlogic.schedule.fuse import Schedule
-from tensorlogic.schedule.lower import CheckRecord
+from tensorlogic.schedule.records import CheckRecord
 from tensorlogic.storage import ALIGNMENT, Memory, Strided, contiguous_strides
 
 SMALL_WORK = 30_000

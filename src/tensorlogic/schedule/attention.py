@@ -48,13 +48,8 @@ from tensorlogic.kernels.spec import (
 from tensorlogic.schedule.affine import Affine, LoopVar, collapse
 from tensorlogic.schedule.emit import ZERO64, Emitter, Number, Output, Step
 from tensorlogic.schedule.loops import indices_of
-from tensorlogic.schedule.lower import (
-    BufferRef,
-    Lowering,
-    Materialise,
-    affine_value,
-    is_load,
-)
+from tensorlogic.schedule.lower import Lowering, Materialise, affine_value, is_load
+from tensorlogic.schedule.records import BufferRef
 from tensorlogic.schedule.traits import Traits
 
 FEW = 8

@@ -33,14 +33,8 @@ from tensorlogic.kernels.spec import BATCH, COL, ROW, Attention, Matmul, text_of
 from tensorlogic.quants import QUANTS
 from tensorlogic.schedule.affine import Affine, LoopVar, collapse, dense
 from tensorlogic.schedule.loops import Loops, in_order, indices_of
-from tensorlogic.schedule.lower import (
-    BufferRef,
-    CheckRecord,
-    FoldRecord,
-    Lowering,
-    Materialise,
-    Product,
-)
+from tensorlogic.schedule.lower import Lowering, Materialise
+from tensorlogic.schedule.records import BufferRef, CheckRecord, FoldRecord, Product
 from tensorlogic.schedule.windows import Window, window_of
 
 ZERO64 = const(0, "i64")

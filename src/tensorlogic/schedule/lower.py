@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tensorlogic import ops
@@ -19,6 +19,7 @@ from tensorlogic.kernels import ir
 from tensorlogic.kernels.ir import Expr, cast, const, var
 from tensorlogic.quants import QUANTS
 from tensorlogic.schedule.affine import ZERO, Affine, LoopVar, SplitNeeded, dot
+from tensorlogic.schedule.records import BufferRef, CheckRecord, DotRecord, FoldRecord, Product
 from tensorlogic.schedule.stored import spreads
 from tensorlogic.schedule.traits import Traits
 from tensorlogic.schedule.windows import Borders
@@ -43,63 +44,6 @@ class Materialise(Exception):
     def __init__(self, node: Node):
         super().__init__(node)
         self.node = node
-
-
-@dataclass(eq=False)
-class BufferRef:
-    """A buffer of a kernel: the memory of a node, seen as elements of `dtype`."""
-
-    node: Node
-    dtype: str
-    written: bool = False
-
-
-@dataclass(eq=False)
-class CheckRecord:
-    """What a status slot counts: `kind` and `node` say which error it stands for."""
-
-    kind: str
-    node: Node
-    ok: Expr
-
-
-@dataclass(eq=False)
-class FoldRecord:
-    """A reduction inside a kernel: its loops, what it folds, and where its result is."""
-
-    variables: list[LoopVar]
-    fold: ops.Fold
-    element: tuple[Expr, ...]
-    result: tuple[Expr, ...]
-    init: tuple[Expr, ...]
-    checks: list[CheckRecord] = field(default_factory=list)
-    dot: DotRecord | None = None
-
-
-@dataclass(frozen=True)
-class DotRecord:
-    """A fold that is a row of blocks times a vector: byte address and vector without the fold's
-    loops."""
-
-    quant: str
-    blocks: int
-    weights: BufferRef
-    at: Affine
-    x: BufferRef
-    x_at: Affine
-
-
-@dataclass(frozen=True)
-class Product:
-    """A matrix product that the kernel is built around: the loads of its operands, its depth, and
-    what b is read through. Of a quantized b (`quant` is its type) the address counts elements."""
-
-    node: Node
-    a: Expr
-    b: Expr
-    k: Affine
-    borders: Borders
-    quant: str = ""
 
 
 Split = tuple[int, tuple[int, ...]]

@@ -14,7 +14,8 @@ from tensorlogic.kernels.ir import Store, binary
 from tensorlogic.schedule.affine import LoopVar
 from tensorlogic.schedule.emit import Emitter, Step
 from tensorlogic.schedule.loops import Loops
-from tensorlogic.schedule.lower import BufferRef, Lowering
+from tensorlogic.schedule.lower import Lowering
+from tensorlogic.schedule.records import BufferRef
 from tensorlogic.schedule.rules import PARTS
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from tensorlogic import ops
 from tensorlogic.graph import Node
 from tensorlogic.schedule.emit import Number, Step
-from tensorlogic.schedule.lower import CheckRecord
+from tensorlogic.schedule.records import CheckRecord
 
 
 def structure(

@@ -24,7 +24,6 @@ from tensorlogic.schedule.affine import (
 from tensorlogic.schedule.lower import (
     Lowering,
     Materialise,
-    Product,
     Rule,
     affine_value,
     index_key,
@@ -33,6 +32,7 @@ from tensorlogic.schedule.lower import (
     load_of,
     split_of,
 )
+from tensorlogic.schedule.records import Product
 from tensorlogic.schedule.windows import Borders
 from tensorlogic.storage import contiguous_strides
 

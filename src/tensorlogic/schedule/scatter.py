@@ -13,7 +13,8 @@ from tensorlogic.kernels import ir
 from tensorlogic.kernels.ir import Stmt, Store
 from tensorlogic.schedule.affine import LoopVar, dot
 from tensorlogic.schedule.emit import Emitter, Step
-from tensorlogic.schedule.lower import BufferRef, Lowering
+from tensorlogic.schedule.lower import Lowering
+from tensorlogic.schedule.records import BufferRef
 from tensorlogic.schedule.rules import broadcast_index, checked_index
 from tensorlogic.storage import contiguous_strides
 

@@ -29,7 +29,8 @@ from tensorlogic.kernels.ir import (
 )
 from tensorlogic.schedule.affine import Affine
 from tensorlogic.schedule.emit import ZERO64, Emitter, Step
-from tensorlogic.schedule.lower import BufferRef, Lowering
+from tensorlogic.schedule.lower import Lowering
+from tensorlogic.schedule.records import BufferRef
 
 RUN = 64
 """Values that are sorted by counting, and results that one unit of work merges."""

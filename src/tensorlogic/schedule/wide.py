@@ -16,7 +16,8 @@ from tensorlogic.kernels.ir import Buffer, Expr, Loop, Stmt, Store, binary, cons
 from tensorlogic.schedule.affine import LoopVar
 from tensorlogic.schedule.emit import ZERO64, Emitter, Output, Step
 from tensorlogic.schedule.loops import Loops, indices_of
-from tensorlogic.schedule.lower import FoldRecord, Lowering
+from tensorlogic.schedule.lower import Lowering
+from tensorlogic.schedule.records import FoldRecord
 from tensorlogic.schedule.traits import Traits
 
 _BLOCK = 2048
