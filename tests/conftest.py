@@ -6,9 +6,11 @@ from collections.abc import Generator
 
 import pytest
 
+from tensorlogic.devices import kept
 from tests.metal import session
 
 session.install()
+kept.ENABLED = False  # what a test changes in the scheduler is no part of a kept plan's name
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tensorlogic import runtime, settings
+from tensorlogic.devices.locks import COMPUTE
 from tensorlogic.devices.planned import Kept
 from tensorlogic.graph import Node, Shape, leaf, number
 from tensorlogic.storage import Memory, Strided, contiguous_strides
@@ -65,12 +66,11 @@ def key_of(args: Sequence[Any], nodes: list[Node]) -> tuple[Any, ...] | None:
 class Ready:
     """The plan of a call, and what its results are."""
 
-    __slots__ = ("_order", "_plan", "_results", "_settings", "_spots")
+    __slots__ = ("_inputs", "_plan", "_results", "_settings")
 
     def __init__(self, kept: Kept, results: Sequence[Node], inputs: Sequence[int]):
-        self._plan, order, spots = kept
-        self._order = list(order)
-        self._spots = [(place, inputs[i]) for place, i in spots]
+        self._plan = kept[1].run
+        self._inputs = tuple(inputs)
         self._settings = settings.current()
         self._results = [(_like(n), n.dtype.name, contiguous_strides(n.shape)) for n in results]
 
@@ -78,11 +78,8 @@ class Ready:
         """The results for these inputs; None under other settings than it was made for."""
         if settings.current() is not self._settings:
             return None
-        order = self._order.copy()
-        for place, i in self._spots:
-            order[place] = nodes[i]
-        with runtime.LOCK:
-            memories = self._plan.run(order)
+        with COMPUTE:
+            memories = self._plan([nodes[i] for i in self._inputs])
         return [
             _result(memory, *facts) for memory, facts in zip(memories, self._results, strict=True)
         ]
@@ -106,6 +103,6 @@ def make_ready(results: Sequence[Node], inputs: Sequence[int]) -> Ready | None:
     """The ready call for recorded results of a call, of which argument i is input `inputs[i]`; None
     where it has to be recorded."""
     kept = runtime.plan_of_call(results)
-    if kept is None or not kept[0].ready:
+    if kept is None or not kept[0]:
         return None
     return Ready(kept, results, inputs)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensorlogic.dtypes import DType, bool_, float32, int32
 from tensorlogic.errors import DeviceError, ShapeError
-from tensorlogic.storage import serials
+from tensorlogic.storage import contiguous_strides, serials
 
 if TYPE_CHECKING:
     from tensorlogic.ops import Op
@@ -223,6 +223,19 @@ def record_call(traced: TracedFunction, args: Sequence[Node]) -> tuple[Node, ...
         call.add(node)
         out.append(node)
     return tuple(out)
+
+
+def may_overwrite(x: Node) -> bool:
+    """Whether the memory of a leaf is ours, whole, and read by its one consumer only."""
+    data = x.data
+    return (
+        data is not None
+        and data.memory.owned
+        and not data.memory.shared
+        and x.uses <= 1
+        and data.offset == 0
+        and data.strides == contiguous_strides(x.shape)
+    )
 
 
 def topological(roots: Iterable[Node]) -> list[Node]:

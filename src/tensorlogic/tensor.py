@@ -13,7 +13,6 @@ from tensorlogic.devices.base import resolve
 from tensorlogic.devices.reference import array_data
 from tensorlogic.dtypes import DType, as_dtype, bool_, float16, float32, int32
 from tensorlogic.errors import DTypeError, ShapeError, TensorLogicError, TraceError
-from tensorlogic.explain import explain
 from tensorlogic.graph import Node, Shape, leaf, number, shape_text, user_site
 from tensorlogic.ops import OPS, Op
 from tensorlogic.othernames import OF_TENSORS
@@ -299,6 +298,8 @@ class Tensor(TypedTensor[DT, *Dims]):
 
         `device` may name one that this machine does not have: its source is printed all the same.
         """
+        from tensorlogic.explain import explain
+
         return explain([self._node], stage, device)
 
     # ---- views ----

@@ -6,17 +6,18 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Container, Sequence
 from threading import Lock
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tensorlogic import settings
-from tensorlogic.devices.errors import value_error
-from tensorlogic.devices.layout import CheckFailed, result_data
-from tensorlogic.graph import Node, inline_calls, topological
+from tensorlogic.devices.arguments import CheckFailed, result_data
+from tensorlogic.graph import Node, inline_calls, may_overwrite, topological
 from tensorlogic.ops import CONVERT, UPDATE
-from tensorlogic.schedule.fuse import Schedule, schedule
-from tensorlogic.schedule.traits import Traits
-from tensorlogic.schedule.update import may_overwrite
 from tensorlogic.storage import Memory
+
+if TYPE_CHECKING:
+    from tensorlogic.errors import TensorLogicError
+    from tensorlogic.schedule.fuse import Schedule
+    from tensorlogic.schedule.traits import Traits
 
 MAX_PLANS = 512
 """Plans kept; the one used longest ago goes first."""
@@ -41,8 +42,30 @@ class Plan(Protocol):
         """
 
 
-Kept = tuple[Plan, Sequence[Node | None], Sequence[tuple[int, int]]]
-"""The plan of a call, its nodes in order, and at which places which inputs of the call stand."""
+class Call(Protocol):
+    """A plan of a call of a traced function, run anew for each of its inputs."""
+
+    def run(self, inputs: Sequence[Node], /) -> list[Memory]:
+        """The memory of each root. Raises CheckFailed as a plan does."""
+
+
+class Bound:
+    """The leaves of a plan that stay, and at which places which inputs of a call stand."""
+
+    __slots__ = ("_order", "_plan", "_spots")
+
+    def __init__(self, plan: Plan, order: Sequence[Node | None], spots: Sequence[tuple[int, int]]):
+        self._plan, self._order, self._spots = plan, order, spots
+
+    def run(self, inputs: Sequence[Node], /) -> list[Memory]:
+        order = list(self._order)
+        for place, i in self._spots:
+            order[place] = inputs[i]
+        return self._plan.run(order)
+
+
+Kept = tuple[bool, Call]
+"""Whether a call's plan is `ready`, and the plan with what stays the same in each run."""
 
 
 def plan_key(order: Sequence[Node], roots: Sequence[Node], settings: object) -> tuple[Any, ...]:
@@ -85,8 +108,20 @@ class PlannedDevice(ABC):
         self._lock = Lock()
 
     @abstractmethod
-    def plan(self, schedule: Schedule, order: Sequence[Node]) -> Plan:
-        """A schedule of the graph with these nodes, made ready."""
+    def plan(self, schedule: Schedule, order: Sequence[Node]) -> Any:
+        """A schedule of the graph with these nodes, made ready: a `Plan`."""
+
+    def make_plan(self, roots: Sequence[Node], order: Sequence[Node]) -> Any:
+        """The plan of a graph, of which `order` are the nodes."""
+        from tensorlogic.schedule.fuse import schedule
+
+        return self.plan(schedule(roots, settings.current(), self.traits), order)
+
+    def bind(
+        self, plan: Any, order: Sequence[Node | None], spots: Sequence[tuple[int, int]]
+    ) -> Call:
+        """A plan of a call: `order` are the leaves that stay, `spots` the places of its inputs."""
+        return Bound(plan, order, spots)
 
     def run(self, roots: Sequence[Node]) -> None:
         """Compute the roots, a graph without calls, and realise them."""
@@ -96,8 +131,7 @@ class PlannedDevice(ABC):
         with self._lock:
             plan = self._plans.get(key)
             if plan is None:
-                made = self.plan(schedule(roots, current, self.traits), order)
-                plan = self._plans[key] = made
+                plan = self._plans[key] = self.make_plan(roots, order)
                 if len(self._plans) > MAX_PLANS:
                     self._plans.popitem(last=False)
             else:
@@ -105,7 +139,7 @@ class PlannedDevice(ABC):
         try:
             memories = plan.run(order)
         except CheckFailed as failed:
-            raise value_error(order[failed.place]) from None
+            raise _value_error(order[failed.place]) from None
         for root, memory in zip(roots, memories, strict=True):
             root.realise(result_data(memory, root))
 
@@ -115,14 +149,10 @@ class PlannedDevice(ABC):
         kept = self.plan_of_call(results)
         if kept is None:
             return False
-        plan, order, spots = kept
-        order = list(order)
-        for place, i in spots:
-            order[place] = args[i]
         try:
-            memories = plan.run(order)
+            memories = kept[1].run(args)
         except CheckFailed as failed:
-            raise value_error(topological(inline_calls(results))[failed.place]) from None
+            raise _value_error(topological(inline_calls(results))[failed.place]) from None
         for n, memory in zip(results, memories, strict=True):
             n.realise(result_data(memory, n))
         return True
@@ -157,7 +187,13 @@ class PlannedDevice(ABC):
             return _INLINE
         inputs = {id(a): i for i, a in enumerate(args)}
         spots = [(place, inputs[id(n)]) for place, n in enumerate(order) if id(n) in inputs]
-        plan = self.plan(schedule(bodies, settings.current(), self.traits), order)
+        plan = self.make_plan(bodies, order)
         # Only leaves are looked at again; what the call was given is let go.
         kept = [n if n.op is None and id(n) not in inputs else None for n in order]
-        return plan, kept, spots
+        return plan.ready, self.bind(plan, kept, spots)
+
+
+def _value_error(node: Node) -> TensorLogicError:
+    from tensorlogic.devices.errors import value_error
+
+    return value_error(node)
