@@ -14,8 +14,8 @@ from typing import Any
 from tensorlogic import runtime, settings
 from tensorlogic.devices.locks import COMPUTE
 from tensorlogic.devices.planned import Kept
-from tensorlogic.graph import Node, Shape, leaf, number
-from tensorlogic.storage import Memory, Strided, contiguous_strides
+from tensorlogic.graph import Node, like, number
+from tensorlogic.storage import Strided, contiguous_strides
 from tensorlogic.tensor import Tensor
 
 MAX_LAYOUTS = 4096
@@ -46,7 +46,9 @@ def key_of(args: Sequence[Any], nodes: list[Node]) -> tuple[Any, ...] | None:
     for value in args:
         kind = type(value)
         if kind is Tensor:
-            node = value._node
+            node = value._hold
+            if node is None or node.consumed:
+                return None  # to be refused where calls are recorded
             layout = node.layout or layout_of(node)
             if layout is None:
                 return None
@@ -70,7 +72,8 @@ class Ready:
 
     def __init__(self, kept: Kept, results: Sequence[Node], inputs: Sequence[int]):
         self._plan = kept[1].run
-        self._inputs = tuple(inputs)
+        given = list(inputs)
+        self._inputs = None if given == list(range(len(given))) else given
         self._settings = settings.current()
         self._results = [(_like(n), n.dtype.name, contiguous_strides(n.shape)) for n in results]
 
@@ -78,25 +81,22 @@ class Ready:
         """The results for these inputs; None under other settings than it was made for."""
         if settings.current() is not self._settings:
             return None
+        if self._inputs is not None:
+            nodes = [nodes[i] for i in self._inputs]
         with COMPUTE:
-            memories = self._plan([nodes[i] for i in self._inputs])
-        return [
-            _result(memory, *facts) for memory, facts in zip(memories, self._results, strict=True)
-        ]
-
-
-def _result(memory: Memory, like: Node, name: str, strides: Shape) -> Node:
-    node = leaf(Strided(memory, name, 0, strides), like.shape, like.dtype, like.device)
-    node.weak, node.made = like.weak, like.made
-    return node
+            memories = self._plan(nodes)
+        made = []
+        for memory, (kind, name, strides) in zip(memories, self._results, strict=True):
+            made.append(like(kind, Strided(memory, name, 0, strides)))
+        return made
 
 
 def _like(result: Node) -> Node:
     """A node with the facts of a call's result: what holds for each run of the plan."""
     call, i = result.attrs
-    like = Node(None, (), (), result.shape, result.dtype)
-    like.device, like.weak, like.made = result.device, result.weak, call.traced.outputs[i]
-    return like
+    kind = Node(None, (), (), result.shape, result.dtype)
+    kind.device, kind.weak, kind.made = result.device, result.weak, call.traced.outputs[i]
+    return kind
 
 
 def make_ready(results: Sequence[Node], inputs: Sequence[int]) -> Ready | None:

@@ -23,6 +23,8 @@ _B = TypeVarTuple("_B")
 _N = TypeVar("_N")
 _M = TypeVar("_M")
 
+_new: Any = object.__new__
+
 MAX_PENDING = 8192
 """Ops on the longest pending path after which a recording loop is evaluated in between."""
 
@@ -53,7 +55,7 @@ def wrap(node: Node) -> Tensor:
     """The tensor of a node; a path of pending ops that has grown long is evaluated."""
     if node.pending > MAX_PENDING and not node.traced:
         runtime.evaluate([node])
-    t = Tensor.__new__(Tensor)
+    t = _new(Tensor)
     t._hold = node
     return t
 

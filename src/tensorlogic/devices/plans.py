@@ -15,7 +15,10 @@ from typing import NamedTuple
 from tensorlogic.devices.arguments import CheckFailed, leaf_memory, number_word
 from tensorlogic.devices.native import Launch, Program, entry
 from tensorlogic.graph import Node
-from tensorlogic.storage import Memory
+from tensorlogic.storage import POOLED, Memory, PooledMemory, padded, pool_of
+
+
+_of_pool = PooledMemory.of_pool
 
 
 class Facts(NamedTuple):
@@ -48,11 +51,11 @@ class Facts(NamedTuple):
 class _Instance:
     """One program with its arena and its status words."""
 
-    __slots__ = ("address", "arena", "program", "status", "words")
+    __slots__ = ("address", "arena", "program", "run", "status", "words")
 
     def __init__(self, program: Program, arena: Memory, status: Memory):
         self.program, self.arena, self.status = program, arena, status
-        self.address, self.words = program.address, program.words
+        self.address, self.words, self.run = program.address, program.words, entry()
 
 
 class CpuCall:
@@ -69,6 +72,7 @@ class CpuCall:
         "_launches",
         "_leaves",
         "_order",
+        "_pools",
         "_results",
         "_taken",
         "_targets",
@@ -89,6 +93,8 @@ class CpuCall:
             for i, (_, place) in enumerate(facts.targets)
             if place >= 0
         ]
+        small = not self._taken and max(self._targets, default=0) <= POOLED
+        self._pools = [pool_of(padded(n)) for n in self._targets] if small else None
         self._results = facts.results
         self._leaves = [(w, spots[p], offset) for w, p, offset in facts.leaves if p in spots]
         self._constants = [
@@ -123,11 +129,10 @@ class CpuCall:
 
     def run(self, leaves: Sequence[Node]) -> list[Memory]:
         """The memory of each root. Raises CheckFailed where a status word counted something."""
-        allocate = Memory.allocate
-        if self._taken:
-            results = self._with_taken(leaves)
+        if self._pools is None:
+            results = self._allocated(leaves)
         else:
-            results = [allocate(nbytes) for nbytes in self._targets]
+            results = list(map(_of_pool, self._pools))
         instance = self._free.pop() if self._free else self._instance()
         words = instance.words
         for word, i, offset in self._results:
@@ -139,20 +144,20 @@ class CpuCall:
         if self._floats is not None:
             self._floats.patch(words, leaves)
         if not self._checks:
-            entry()(instance.address)
+            instance.run(instance.address)
             self._free.append(instance)
             return results
         counts = instance.status.base.data
         counts[:] = bytes(len(counts))
-        entry()(instance.address)
+        instance.run(instance.address)
         failed = [p for p, n in zip(self._checks, counts.cast("i"), strict=False) if n]
         self._free.append(instance)
         if failed:
             raise CheckFailed(failed[0])
         return results
 
-    def _with_taken(self, leaves: Sequence[Node]) -> list[Memory]:
-        """The memory of each root, of which some take that of a leaf."""
+    def _allocated(self, leaves: Sequence[Node]) -> list[Memory]:
+        """The memory of each root; some take that of a leaf."""
         taken = {
             which: leaf_memory(self._order, place) if i < 0 else leaf_memory(leaves, i)
             for which, place, i in self._taken
