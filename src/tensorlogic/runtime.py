@@ -28,13 +28,22 @@ def evaluate(nodes: Sequence[Node]) -> None:
         if n.traced:
             raise TraceError(f"{user_site()}: a value was needed while a function was being traced")
     with COMPUTE:
-        _prepare(nodes)
+        found = {n.op for n in topological(nodes)}
+        if not found.isdisjoint(_PREPARED):
+            _prepare(nodes)
+        plain = found.isdisjoint(_HOST)
         pending: dict[str | None, dict[int, Node]] = {}
         for n in nodes:
             if n.op is not None:
                 pending.setdefault(n.device, {})[id(n)] = n
         for label, group in pending.items():
-            _run(open_device(label), list(group.values()))
+            _run(open_device(label), list(group.values()), plain)
+
+
+_PREPARED = (ops.CALL, ops.MATMUL)
+"""Ops that may need something computed by itself."""
+_HOST = (ops.CALL, ops.CONVERT)
+"""Ops that no device computes: calls are inlined, conversions of storage dtypes done here."""
 
 
 def _prepare(nodes: Sequence[Node]) -> None:
@@ -63,9 +72,11 @@ def _run_call(node: Node) -> None:
         _run(device, results)
 
 
-def _run(device: Device, nodes: Sequence[Node]) -> None:
-    bodies = inline_calls(nodes)
-    _convert_storage(bodies)
+def _run(device: Device, nodes: Sequence[Node], plain: bool = False) -> None:
+    """Compute nodes on one device; a `plain` graph has no calls and no conversions."""
+    bodies = nodes if plain else inline_calls(nodes)
+    if not plain:
+        _convert_storage(bodies)
     unique = {id(b): b for b in bodies if b.op is not None}
     if unique:
         if settings.DEBUG:

@@ -23,6 +23,7 @@ _B = TypeVarTuple("_B")
 _N = TypeVar("_N")
 _M = TypeVar("_M")
 
+_NUMBERS = (float, int)
 _new: Any = object.__new__
 
 MAX_PENDING = 8192
@@ -33,7 +34,7 @@ def as_node(value: Any) -> Node:
     """The node of a tensor, a Python number or a NumPy scalar."""
     if isinstance(value, Tensor):
         return value._node
-    if isinstance(value, bool | int | float):
+    if isinstance(value, _NUMBERS):
         return number(value)
     if isinstance(value, np.generic) and value.ndim == 0 and value.dtype.kind in "fiub":
         return number(value.item())
@@ -402,9 +403,14 @@ _OPERANDS = (Tensor, bool, int, float, np.generic, *_DATA)
 
 def _operator(op: Op, swap: bool) -> Any:
     def binary(self: Tensor, other: Any) -> Any:
-        if not isinstance(other, _OPERANDS):
+        kind = type(other)
+        if kind is float or kind is int:
+            b = number(other)
+        elif isinstance(other, _OPERANDS):
+            b = as_node(other)
+        else:
             return NotImplemented
-        a, b = self._node, as_node(other)
+        a = self._node
         return wrap(record.elementwise(op, b, a) if swap else record.elementwise(op, a, b))
 
     def unary(self: Tensor) -> Tensor:

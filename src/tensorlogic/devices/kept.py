@@ -39,7 +39,7 @@ def key_of(
     if not ENABLED:
         return None
     try:
-        graph = repr(_plain(plan_key(order, roots, repr(settings))))
+        graph = repr(_plain(tuple(plan_key(order, roots, repr(settings)).parts)))
     except _Unkept:
         return None
     sources, here = _sources(), host()

@@ -68,31 +68,61 @@ Kept = tuple[bool, Call]
 """Whether a call's plan is `ready`, and the plan with what stays the same in each run."""
 
 
-def plan_key(order: Sequence[Node], roots: Sequence[Node], settings: object) -> tuple[Any, ...]:
+class Key:
+    """What a plan depends on, hashed once: it is looked up and moved, and may be long."""
+
+    __slots__ = ("_hash", "parts")
+
+    def __init__(self, parts: list[Any]):
+        self.parts = parts
+        self._hash = hash(tuple(parts))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Key and self.parts == other.parts
+
+
+def plan_key(order: Sequence[Node], roots: Sequence[Node], settings: object) -> Key:
     """Everything that a plan depends on; numbers and addresses are not part of it."""
-    place = {id(n): i for i, n in enumerate(order)}
-    parts: list[Any] = [settings, tuple(place[id(r)] for r in roots)]
-    for n in order:
-        if n.op is not None:
-            parts.append((n.op, n.attrs, n.shape, n.dtype, tuple(place[id(a)] for a in n.args)))
-    updated = {id(n.args[0]) for n in order if n.op is UPDATE}
-    parts += leaf_key([n for n in order if n.op is None], updated)
-    return tuple(parts)
+    place: dict[Node, int] = {}
+    parts: list[Any] = [settings]
+    leaves: list[Node] = []
+    updated: list[Node] = []
+    for i, n in enumerate(order):
+        place[n] = i
+        op = n.op
+        if op is None:
+            leaves.append(n)
+            continue
+        args = n.args
+        if len(args) == 2:
+            a, b = args
+            where: tuple[int, ...] = (place[a], place[b])
+        else:
+            where = tuple([place[a] for a in args])
+        parts.append((op, n.attrs, n.shape, n.dtype, where))
+        if op is UPDATE:
+            updated.append(args[0])
+    parts.append(tuple([place[r] for r in roots]))
+    parts += leaf_key(leaves, updated)
+    return Key(parts)
 
 
-def leaf_key(leaves: Sequence[Node], updated: Container[int]) -> list[Any]:
-    """Dtype, storage, layout and aliasing of leaves, and whether those that are `updated` (ids) may
-    be written in place."""
-    memories: dict[int, int] = {}
+def leaf_key(leaves: Sequence[Node], updated: Container[Node]) -> list[Any]:
+    """Dtype, storage, layout and aliasing of leaves, and whether those that are `updated` may be
+    written in place."""
+    memories: dict[object, int] = {}
     parts: list[Any] = []
     for n in leaves:
         d = n.data
-        alias = memories.setdefault(id(n if d is None else d.memory), len(memories))
         if d is None:
-            parts.append((n.dtype, n.weak, alias))
+            parts.append((n.dtype, n.weak, memories.setdefault(n, len(memories))))
         else:
+            alias = memories.setdefault(d.memory, len(memories))
             layout = (n.shape, n.dtype, d.storage, d.offset, d.strides)
-            parts.append((*layout, alias, id(n) in updated and may_overwrite(n)))
+            parts.append((*layout, alias, n in updated and may_overwrite(n)))
     return parts
 
 
@@ -104,7 +134,7 @@ class PlannedDevice(ABC):
     traits: Traits
 
     def __init__(self) -> None:
-        self._plans: OrderedDict[Any, Plan] = OrderedDict()
+        self._plans: OrderedDict[Key, Plan] = OrderedDict()
         self._lock = Lock()
 
     @abstractmethod
@@ -165,7 +195,7 @@ class PlannedDevice(ABC):
         if any(a.op is not None for a in args):
             return None
         current = settings.current()
-        updated = {id(args[i]) for i in traced.updated}
+        updated = [args[i] for i in traced.updated]
         key = (self, current, tuple(n.attrs[1] for n in results), *leaf_key(args, updated))
         kept = traced.plans.get(key)
         if kept is None:
