@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tensorlogic import runtime, settings
+from tensorlogic.devices.locks import COMPUTE
 from tensorlogic.devices.planned import Kept
-from tensorlogic.graph import Node, Shape, leaf, number
-from tensorlogic.storage import Memory, Strided, contiguous_strides
+from tensorlogic.graph import Node, like, number
+from tensorlogic.storage import Strided, contiguous_strides
 from tensorlogic.tensor import Tensor
 
 MAX_LAYOUTS = 4096
@@ -45,7 +46,9 @@ def key_of(args: Iterable[Any], nodes: list[Node]) -> tuple[Any, ...] | None:
     for value in args:
         kind = type(value)
         if kind is Tensor:
-            node = value._node
+            node = value._hold
+            if node is None or node.consumed:
+                return None  # to be refused where calls are recorded
             layout = node.layout or layout_of(node)
             if layout is None:
                 return None
@@ -70,12 +73,12 @@ def key_of(args: Iterable[Any], nodes: list[Node]) -> tuple[Any, ...] | None:
 class Ready:
     """The plan of a call, and what its results are."""
 
-    __slots__ = ("_order", "_plan", "_results", "_settings", "_spots")
+    __slots__ = ("_inputs", "_plan", "_results", "_settings")
 
     def __init__(self, kept: Kept, results: Sequence[Node], inputs: Sequence[int]):
-        self._plan, order, spots = kept
-        self._order = list(order)
-        self._spots = [(place, inputs[i]) for place, i in spots]
+        self._plan = kept[1].run
+        given = list(inputs)
+        self._inputs = None if given == list(range(len(given))) else given
         self._settings = settings.current()
         self._results = [(_like(n), n.dtype.name, contiguous_strides(n.shape)) for n in results]
 
@@ -83,34 +86,28 @@ class Ready:
         """The results for these inputs; None under other settings than it was made for."""
         if settings.current() is not self._settings:
             return None
-        order = self._order.copy()
-        for place, i in self._spots:
-            order[place] = nodes[i]
-        with runtime.LOCK:
-            memories = self._plan.run(order)
-        return [
-            _result(memory, *facts) for memory, facts in zip(memories, self._results, strict=True)
-        ]
-
-
-def _result(memory: Memory, like: Node, name: str, strides: Shape) -> Node:
-    node = leaf(Strided(memory, name, 0, strides), like.shape, like.dtype, like.device)
-    node.weak, node.made = like.weak, like.made
-    return node
+        if self._inputs is not None:
+            nodes = [nodes[i] for i in self._inputs]
+        with COMPUTE:
+            memories = self._plan(nodes)
+        made = []
+        for memory, (kind, name, strides) in zip(memories, self._results, strict=True):
+            made.append(like(kind, Strided(memory, name, 0, strides)))
+        return made
 
 
 def _like(result: Node) -> Node:
     """A node with the facts of a call's result: what holds for each run of the plan."""
     call, i = result.attrs
-    like = Node(None, (), (), result.shape, result.dtype)
-    like.device, like.weak, like.made = result.device, result.weak, call.traced.outputs[i]
-    return like
+    kind = Node(None, (), (), result.shape, result.dtype)
+    kind.device, kind.weak, kind.made = result.device, result.weak, call.traced.outputs[i]
+    return kind
 
 
 def make_ready(results: Sequence[Node], inputs: Sequence[int]) -> Ready | None:
     """The ready call for recorded results of a call, of which argument i is input `inputs[i]`; None
     where it has to be recorded."""
     kept = runtime.plan_of_call(results)
-    if kept is None or not kept[0].ready:
+    if kept is None or not kept[0]:
         return None
     return Ready(kept, results, inputs)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from tensorlogic import settings
 from tensorlogic.devices.base import REGISTRY
-from tensorlogic.devices.cpu import kernel_name
+from tensorlogic.devices.cpu_kernels import kernel_name
 from tensorlogic.graph import Node, inline_calls, shape_text, topological
 from tensorlogic.schedule.emit import Step, step_text
 from tensorlogic.schedule.fuse import Schedule, schedule

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensorlogic.dtypes import DType, bool_, float32, int32
 from tensorlogic.errors import DeviceError, ShapeError
-from tensorlogic.storage import serials
+from tensorlogic.storage import contiguous_strides, serials
 
 if TYPE_CHECKING:
     from tensorlogic.ops import Op
@@ -122,14 +122,44 @@ class Node:
         self.pending = 0
 
 
+_new = object.__new__
+
+
+def _leaf(
+    shape: Shape, dtype: DType, data: Strided | None, number: float | int | bool | None, weak: bool
+) -> Node:
+    """What `Node` makes without an op, but without its detours: leaves are made by the million."""
+    node: Node = _new(Node)
+    node.op = None
+    node.args = node.attrs = ()
+    node.shape = shape
+    node.dtype = dtype
+    node.data = data
+    node.number = number
+    node.name = node.site = ""
+    node.weak = weak
+    node.uses = node.pending = 0
+    node.consumed = node.traced = False
+    node.layout = node.made = node.device = None
+    node.serial = next(serials)
+    return node
+
+
 def leaf(
     data: Strided, shape: Shape, dtype: DType, device: str | None = None, name: str = ""
 ) -> Node:
     """A node whose values are there."""
-    node = Node(None, (), (), shape, dtype)
-    node.data = data
+    node = _leaf(shape, dtype, data, None, False)
     node.device = device
     node.name = name
+    return node
+
+
+def like(kind: Node, data: Strided) -> Node:
+    """A leaf with the facts of the result of a ready call."""
+    node = _leaf(kind.shape, kind.dtype, data, None, kind.weak)
+    node.made = kind.made
+    node.device = kind.device
     return node
 
 
@@ -140,17 +170,13 @@ _BEYOND_FLOAT32 = (2 - 2.0**-24) * 2.0**127
 def number(value: float | int | bool) -> Node:
     """A Python number as a weak 0-d node; its value is a run-time parameter of kernels."""
     if isinstance(value, bool):
-        dtype: DType = bool_
-    elif isinstance(value, int) and -(2**31) <= value < 2**31:
-        dtype = int32
-    else:
-        dtype, value = float32, float(value)
-        if abs(value) >= _BEYOND_FLOAT32:
-            value = math.copysign(math.inf, value)
-    node = Node(None, (), (), (), dtype)
-    node.number = value
-    node.weak = True
-    return node
+        return _leaf((), bool_, None, value, True)
+    if isinstance(value, int) and -(2**31) <= value < 2**31:
+        return _leaf((), int32, None, value, True)
+    value = float(value)
+    if not -_BEYOND_FLOAT32 < value < _BEYOND_FLOAT32:
+        value = value if math.isnan(value) else math.copysign(math.inf, value)
+    return _leaf((), float32, None, value, True)
 
 
 def placeholder(
@@ -225,20 +251,35 @@ def record_call(traced: TracedFunction, args: Sequence[Node]) -> tuple[Node, ...
     return tuple(out)
 
 
+def may_overwrite(x: Node) -> bool:
+    """Whether the memory of a leaf is ours, whole, and read by its one consumer only."""
+    data = x.data
+    return (
+        data is not None
+        and data.memory.owned
+        and not data.memory.shared
+        and x.uses <= 1
+        and data.offset == 0
+        and data.strides == contiguous_strides(x.shape)
+    )
+
+
 def topological(roots: Iterable[Node]) -> list[Node]:
     """Every node under the roots, inputs first."""
-    seen: set[int] = set()
+    seen: set[Node] = set()
     order: list[Node] = []
-    stack: list[tuple[Node, bool]] = [(r, False) for r in reversed(list(roots))]
+    stack: list[Node | None] = list(roots)
+    stack.reverse()
     while stack:
-        node, done = stack.pop()
-        if done:
-            order.append(node)
-        elif id(node) not in seen:
-            seen.add(id(node))
-            if node.args:
-                stack.append((node, True))
-                stack.extend((a, False) for a in reversed(node.args) if id(a) not in seen)
+        node = stack.pop()
+        if node is None:  # what comes next has its inputs in the order
+            order.append(stack.pop())  # type: ignore[arg-type]
+        elif node not in seen:
+            seen.add(node)
+            args = node.args
+            if args:
+                stack += (node, None)
+                stack += args[::-1]
             else:
                 order.append(node)
     return order
@@ -318,6 +359,12 @@ def shape_text(shape: Shape) -> str:
 
 def broadcast(op: str, *shapes: Shape) -> Shape:
     """The common shape of operands by NumPy's rule; raises ShapeError naming the axis."""
+    if len(shapes) == 2:  # most often one is a number, or both are alike
+        a, b = shapes
+        if a == b or not b:
+            return a
+        if not a:
+            return b
     rank = max((len(s) for s in shapes), default=0)
     out = [1] * rank
     for s in shapes:

@@ -61,6 +61,29 @@ def check_floats(name: str, *nodes: Node) -> None:
 
 def elementwise(op: Op, *args: Node) -> Node:
     """op over broadcast arguments."""
+    key = (op, *[(a.dtype, a.weak) for a in args])
+    rule = _rules.get(key)
+    if rule is None:
+        rule = _rules[key] = _elementwise_rule(op, args)
+    meet, result, weak = rule
+    if len(args) == 1:
+        shape = args[0].shape
+    else:
+        shape = broadcast(op.name, *[a.shape for a in args])
+        if op is ops.power and args[1].number == 2:
+            op, args = OPS["mul"], (args[0], args[0])
+    # attrs hold the dtype in which the arguments meet: a comparison's own dtype is bool.
+    node = Node(op, args, (meet,), shape, result)
+    node.weak = weak
+    return node
+
+
+_rules: dict[tuple[Any, ...], tuple[DType, DType, bool]] = {}
+"""By op and by dtype and weakness of its arguments: what `_elementwise_rule` gives."""
+
+
+def _elementwise_rule(op: Op, args: Sequence[Node]) -> tuple[DType, DType, bool]:
+    """In which dtype the arguments meet, that of the result, and whether it is a number."""
     for a in args:
         _computes(op.name, a)
     if op is ops.where and args[0].dtype is not bool_:
@@ -74,16 +97,7 @@ def elementwise(op: Op, *args: Node) -> Node:
     if weak and op.accepts == "float":
         dtype = float32
     _accept(op.name, op.accepts, dtype)  # bools meet numbers as 0 and 1
-    shapes = [a.shape for a in args]
-    shape = shapes[0]
-    if any(s != shape for s in shapes):
-        shape = broadcast(op.name, *shapes)
-    if op is ops.power and rest[0].number == 2:
-        op, args = OPS["mul"], (first, first)
-    # attrs hold the dtype in which the arguments meet: a comparison's own dtype is bool.
-    node = Node(op, args, (dtype,), shape, bool_ if op.result == "bool" else dtype)
-    node.weak = weak and all(a.weak for a in args)
-    return node
+    return dtype, bool_ if op.result == "bool" else dtype, weak and all(a.weak for a in args)
 
 
 def normal_axis(op: str, axis: int, rank: int) -> int:

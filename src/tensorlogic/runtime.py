@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
-from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -13,20 +11,12 @@ from numpy.typing import NDArray
 
 from tensorlogic import gate, ops, settings
 from tensorlogic.devices.base import Device, open_device
+from tensorlogic.devices.locks import COMPUTE
 from tensorlogic.devices.planned import Kept
 from tensorlogic.devices.reference import array_data, leaf_array
 from tensorlogic.dtypes import float16
 from tensorlogic.errors import TraceError
-from tensorlogic.explain import STAGES, explain
 from tensorlogic.graph import Node, inline_calls, topological, user_site
-
-LOCK = RLock()
-"""One thread computes at a time: graphs of two threads may share nodes, and an update in place must
-not run twice. The thread that forks holds it, so that a child finds nothing half done."""
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release
-    )
 
 
 def evaluate(nodes: Sequence[Node]) -> None:
@@ -37,14 +27,23 @@ def evaluate(nodes: Sequence[Node]) -> None:
     for n in nodes:
         if n.traced:
             raise TraceError(f"{user_site()}: a value was needed while a function was being traced")
-    with LOCK:
-        _prepare(nodes)
+    with COMPUTE:
+        found = {n.op for n in topological(nodes)}
+        if not found.isdisjoint(_PREPARED):
+            _prepare(nodes)
+        plain = found.isdisjoint(_HOST)
         pending: dict[str | None, dict[int, Node]] = {}
         for n in nodes:
             if n.op is not None:
                 pending.setdefault(n.device, {})[id(n)] = n
         for label, group in pending.items():
-            _run(open_device(label), list(group.values()))
+            _run(open_device(label), list(group.values()), plain)
+
+
+_PREPARED = (ops.CALL, ops.MATMUL)
+"""Ops that may need something computed by itself."""
+_HOST = (ops.CALL, ops.CONVERT)
+"""Ops that no device computes: calls are inlined, conversions of storage dtypes done here."""
 
 
 def _prepare(nodes: Sequence[Node]) -> None:
@@ -73,13 +72,18 @@ def _run_call(node: Node) -> None:
         _run(device, results)
 
 
-def _run(device: Device, nodes: Sequence[Node]) -> None:
-    bodies = inline_calls(nodes)
-    _convert_storage(bodies)
+def _run(device: Device, nodes: Sequence[Node], plain: bool = False) -> None:
+    """Compute nodes on one device; a `plain` graph has no calls and no conversions."""
+    bodies = nodes if plain else inline_calls(nodes)
+    if not plain:
+        _convert_storage(bodies)
     unique = {id(b): b for b in bodies if b.op is not None}
     if unique:
-        for stage in STAGES[: settings.DEBUG]:
-            print(explain(list(unique.values()), stage, device.name), file=sys.stderr)
+        if settings.DEBUG:
+            from tensorlogic.explain import STAGES, explain
+
+            for stage in STAGES[: settings.DEBUG]:
+                print(explain(list(unique.values()), stage, device.name), file=sys.stderr)
         device.run(list(unique.values()))
     for node, body in zip(nodes, bodies, strict=True):
         if node is not body:
@@ -102,7 +106,7 @@ def plan_of_call(results: Sequence[Node]) -> Kept | None:
     """The plan kept for a call whose inputs are there, or None where it has none."""
     if settings.DEBUG:
         return None
-    with LOCK:
+    with COMPUTE:
         kept: Kept | None = open_device(results[0].device).plan_of_call(results)
     return kept
 

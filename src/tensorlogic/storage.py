@@ -19,6 +19,11 @@ serials = itertools.count()
 """Numbers nodes and memory in the order of their making: what a trace made is younger than it."""
 
 
+def padded(nbytes: int) -> int:
+    """Bytes of the memory that is allocated for so many."""
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
 class Memory:
     """One span of host memory.
 
@@ -58,19 +63,15 @@ class Memory:
     @classmethod
     def allocate(cls, nbytes: int) -> Memory:
         """Uninitialised memory, aligned and padded to 64 bytes."""
-        padded = -(-nbytes // ALIGNMENT) * ALIGNMENT
-        if padded <= POOLED:
-            try:
-                return PooledMemory(*_pool[padded].pop())
-            except (KeyError, IndexError):  # none of that size, or another thread took the last one
-                pass
-        elif padded >= LARGE:
-            return LargeMemory.of_size(padded)
-        raw = np.empty(padded + ALIGNMENT, np.uint8)
+        size = padded(nbytes)
+        if size <= POOLED:
+            return PooledMemory.of_pool(pool_of(size))
+        if size >= LARGE:
+            return LargeMemory.of_size(size)
+        raw = np.empty(size + ALIGNMENT, np.uint8)
         at = raw.__array_interface__["data"][0]
         start = -at % ALIGNMENT
-        kind = PooledMemory if padded <= POOLED else cls
-        return kind(raw[start : start + padded], raw, True, at + start)
+        return cls(raw[start : start + size], raw, True, at + start)
 
     @classmethod
     def of_array(cls, array: NDArray[Any]) -> tuple[Memory, int]:
@@ -102,23 +103,61 @@ class Memory:
 POOLED = 1 << 16
 """Bytes of memory at most that is kept for the next that needs as much."""
 _KEPT = 64
-_pool: dict[int, list[tuple[Bytes, object, bool, int]]] = {}
+_new = object.__new__
+
+
+class Pool:
+    """Memory of one size that nobody uses: spans, the arrays that own them, addresses."""
+
+    __slots__ = ("kept", "nbytes")
+
+    def __init__(self, nbytes: int):
+        self.nbytes = nbytes
+        self.kept: list[tuple[Bytes, Bytes, int]] = []
+
+    def take(self) -> tuple[Bytes, Bytes, int]:
+        try:
+            return self.kept.pop()
+        except IndexError:  # none, or another thread took the last one
+            raw = np.empty(self.nbytes + ALIGNMENT, np.uint8)
+            at = raw.__array_interface__["data"][0]
+            start = -at % ALIGNMENT
+            return raw[start : start + self.nbytes], raw, at + start
+
+
+_pools: dict[int, Pool] = {}
+
+
+def pool_of(nbytes: int) -> Pool:
+    """The pool of memory of that size, a multiple of ALIGNMENT and at most POOLED."""
+    return _pools.get(nbytes) or _pools.setdefault(nbytes, Pool(nbytes))
 
 
 class PooledMemory(Memory):
-    """Memory that goes back into the pool, unless somebody still has a view of it.
+    """Memory that goes back into its pool, unless somebody still has a view of it.
 
     The base of a view is the array that owns the bytes: NumPy follows the chain to its end.
     """
 
-    __slots__ = ()
+    __slots__ = ("_pool",)
+
+    @classmethod
+    def of_pool(cls, pool: Pool) -> PooledMemory:
+        """What `Memory` would make, without its detours: small results are made by the million."""
+        memory: PooledMemory = _new(cls)
+        memory.base, memory.owner, memory.address = pool.take()
+        memory.nbytes = pool.nbytes
+        memory.owned = True
+        memory.shared = False
+        memory.copies = None
+        memory.serial = next(serials)
+        memory._pool = pool
+        return memory
 
     def __del__(self) -> None:
-        owner, base = self.owner, self.base
-        if _alone(owner, base):
-            kept = _pool.setdefault(base.nbytes, [])
-            if len(kept) < _KEPT:
-                kept.append((base, owner, True, self.address))
+        owner, base, pool = self.owner, self.base, self._pool
+        if _alone(owner, base) and len(pool.kept) < _KEPT:
+            pool.kept.append((base, owner, self.address))  # type: ignore[arg-type]
 
 
 LARGE = 1 << 20
@@ -177,9 +216,8 @@ def _alone(owner: object, base: object) -> bool:
 
 
 def _note_how_it_looks() -> None:
-    raw = np.empty(1, np.uint8)
-    probe = PooledMemory(raw[:], raw, True)
-    del raw, probe
+    probe = PooledMemory.of_pool(Pool(ALIGNMENT))
+    del probe
 
 
 _note_how_it_looks()

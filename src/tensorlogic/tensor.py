@@ -13,7 +13,6 @@ from tensorlogic.devices.base import resolve
 from tensorlogic.devices.reference import array_data
 from tensorlogic.dtypes import DType, as_dtype, bool_, float16, float32, int32
 from tensorlogic.errors import DTypeError, ShapeError, TensorLogicError, TraceError
-from tensorlogic.explain import explain
 from tensorlogic.graph import Node, Shape, leaf, number, shape_text, user_site
 from tensorlogic.ops import OPS, Op
 from tensorlogic.othernames import OF_TENSORS
@@ -24,6 +23,9 @@ _B = TypeVarTuple("_B")
 _N = TypeVar("_N")
 _M = TypeVar("_M")
 
+_NUMBERS = (float, int)
+_new: Any = object.__new__
+
 MAX_PENDING = 8192
 """Ops on the longest pending path after which a recording loop is evaluated in between."""
 
@@ -32,7 +34,7 @@ def as_node(value: Any) -> Node:
     """The node of a tensor, a Python number or a NumPy scalar."""
     if isinstance(value, Tensor):
         return value._node
-    if isinstance(value, bool | int | float):
+    if isinstance(value, _NUMBERS):
         return number(value)
     if isinstance(value, np.generic) and value.ndim == 0 and value.dtype.kind in "fiub":
         return number(value.item())
@@ -54,7 +56,7 @@ def wrap(node: Node) -> Tensor:
     """The tensor of a node; a path of pending ops that has grown long is evaluated."""
     if node.pending > MAX_PENDING and not node.traced:
         runtime.evaluate([node])
-    t = Tensor.__new__(Tensor)
+    t = _new(Tensor)
     t._hold = node
     return t
 
@@ -299,6 +301,8 @@ class Tensor(TypedTensor[DT, *Dims]):
 
         `device` may name one that this machine does not have: its source is printed all the same.
         """
+        from tensorlogic.explain import explain
+
         return explain([self._node], stage, device)
 
     # ---- views ----
@@ -399,9 +403,14 @@ _OPERANDS = (Tensor, bool, int, float, np.generic, *_DATA)
 
 def _operator(op: Op, swap: bool) -> Any:
     def binary(self: Tensor, other: Any) -> Any:
-        if not isinstance(other, _OPERANDS):
+        kind = type(other)
+        if kind is float or kind is int:
+            b = number(other)
+        elif isinstance(other, _OPERANDS):
+            b = as_node(other)
+        else:
             return NotImplemented
-        a, b = self._node, as_node(other)
+        a = self._node
         return wrap(record.elementwise(op, b, a) if swap else record.elementwise(op, a, b))
 
     def unary(self: Tensor) -> Tensor:

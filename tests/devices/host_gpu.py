@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from tensorlogic.codegen.gpu import GpuLaunch
-from tensorlogic.devices.cpu import Cpu
+from tensorlogic.devices import cpu_kernels
 from tensorlogic.devices.gpu import BuiltLaunch, GpuDevice
-from tensorlogic.devices.native import Program, run
+from tensorlogic.devices.library import Library
+from tensorlogic.devices.native import Launch, Program, run
 from tensorlogic.errors import DeviceError
 from tensorlogic.kernels.ir import BYTES
 from tensorlogic.schedule.emit import Step
@@ -29,7 +30,7 @@ class HostGpu(GpuDevice):
 
     def __init__(self) -> None:
         super().__init__()
-        self._cpu = Cpu()
+        self._library = Library()
         self.room = 1 << 62
         self.filled: list[int] = []
         """Bytes of each copy from the host."""
@@ -67,7 +68,9 @@ class HostGpu(GpuDevice):
 
     def built(self, step: Step, launch: GpuLaunch, alone: Container[int]) -> BuiltLaunch:
         sizes = [BYTES[b.dtype] for b in step.all_buffers]
-        function = (self._cpu.launches([step])[0], sizes, self._cpu.scratch(step))
+        ((name, *numbers),) = cpu_kernels.launches(self._library, [step])
+        launched = Launch(self._library.kernels[name], *numbers)
+        function = (launched, sizes, cpu_kernels.scratch([step]))
         return BuiltLaunch(function, launch, len(sizes), len(step.all_params), ())
 
     def program(self, launches: Sequence[BuiltLaunch]) -> HostProgram:

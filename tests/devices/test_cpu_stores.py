@@ -8,7 +8,8 @@ import pytest
 import tensorlogic as tl
 from tensorlogic.codegen.emit import Module
 from tensorlogic.codegen.llvm import emit_kernel, render
-from tensorlogic.devices import cpu
+from tensorlogic.devices import cpu_kernels
+from tensorlogic.devices.cpu import Cpu
 from tensorlogic.devices.objects import compile_module, host
 from tensorlogic.kernels.ir import Buffer, Kernel, Loop, Store, const, index, load, param
 
@@ -19,8 +20,8 @@ def spread(n: int) -> np.ndarray:
 
 @pytest.mark.parametrize("width", [64, 63, 1])
 def test_results_that_go_past_the_cache_are_right(width, monkeypatch):
-    monkeypatch.setattr(cpu, "STREAMED", 1)
-    device = cpu.Cpu()  # with kernels of its own
+    monkeypatch.setattr(cpu_kernels, "STREAMED", 1)
+    device = Cpu()  # with kernels of its own
     x = spread(97 * width).reshape(97, width)
     y = tl.tensor(x) * 3 - 1
     z = tl.concat([tl.tensor(x).flatten()[1:], tl.tensor(x).flatten()]) + 1  # not aligned

@@ -76,12 +76,11 @@ def test_results_are_memory_of_their_own() -> None:
 
 def test_memory_with_a_view_does_not_go_back_into_the_pool() -> None:
     for held in (lambda m: m.view(np.dtype("f2"), (4,), (1,), 0), lambda m: m.base):
-        while storage._pool.get(128):
-            storage._pool[128].pop()
+        storage.pool_of(128).kept.clear()
         memory = Memory.allocate(128)
         address, view = memory.address, held(memory)
         del memory
-        assert not storage._pool.get(128)
+        assert not storage.pool_of(128).kept
         assert view.__array_interface__["data"][0] == address
     memory = Memory.allocate(128)
     address = memory.address

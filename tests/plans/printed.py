@@ -8,7 +8,7 @@ import tensorlogic as tl
 from tensorlogic.codegen import clike, forms
 from tensorlogic.codegen.dialects import assemble
 from tensorlogic.codegen.gpu import gpu_launch
-from tensorlogic.devices.cpu import kernel_name
+from tensorlogic.devices.cpu_kernels import kernel_name
 from tensorlogic.explain import distinct_steps
 from tensorlogic.graph import inline_calls
 from tensorlogic.kernels.ir import Kernel

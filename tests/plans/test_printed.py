@@ -12,7 +12,7 @@ import pytest
 
 import tensorlogic as tl
 from tensorlogic.codegen.gpu import gpu_launch
-from tensorlogic.devices.cpu import kernel_name
+from tensorlogic.devices.cpu_kernels import kernel_name
 from tensorlogic.kernels.ir import Kernel
 from tensorlogic.kernels.spec import Attention, Matmul
 from tensorlogic.ops import OPS

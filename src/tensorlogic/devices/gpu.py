@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from tensorlogic.codegen.gpu import GpuLaunch, gpu_launch
-from tensorlogic.devices.layout import CheckFailed, Layout, NumberArgument, leaf_memory
+from tensorlogic.devices.arguments import CheckFailed, leaf_memory
+from tensorlogic.devices.layout import Layout, NumberArgument
 from tensorlogic.devices.planned import PlannedDevice
 from tensorlogic.graph import Node
 from tensorlogic.kernels.check import check_kernel

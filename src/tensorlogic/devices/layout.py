@@ -5,16 +5,16 @@ It holds no nodes and no addresses: places in the order of the graph, offsets in
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tensorlogic.devices.arguments import number_word
 from tensorlogic.graph import Node
 from tensorlogic.kernels.ir import BYTES
 from tensorlogic.schedule.emit import Step
 from tensorlogic.schedule.fuse import Schedule
 from tensorlogic.schedule.records import CheckRecord
-from tensorlogic.storage import ALIGNMENT, Memory, Strided, contiguous_strides
+from tensorlogic.storage import ALIGNMENT
 
 SMALL_WORK = 30_000
 """Elements that a small plan touches at most: no thread or turn of the GIL is worth its while."""
@@ -43,10 +43,7 @@ class NumberArgument:
         node = order[self.place]
         value = node.number if node is not None else None
         assert value is not None
-        if self.dtype == "f32":
-            bits: int = struct.unpack("<i", struct.pack("<f", value))[0] & 0xFFFFFFFF
-            return bits
-        return int(value)
+        return number_word(value, self.dtype)
 
 
 class Layout:
@@ -152,23 +149,3 @@ def _taken_over(steps: Sequence[Step], place: dict[int, int]) -> dict[int, int]:
             source = place[id(old)]
             taken[place[id(node)]] = taken.get(source, source)
     return taken
-
-
-def leaf_memory(order: Sequence[Node | None], place: int) -> Memory:
-    """The memory of the leaf at a place."""
-    node = order[place]
-    assert node is not None
-    assert node.data is not None
-    return node.data.memory
-
-
-def result_data(memory: Memory, node: Node) -> Strided:
-    return Strided(memory, node.dtype.name, 0, contiguous_strides(node.shape))
-
-
-class CheckFailed(Exception):
-    """A value check failed; `place` is that of the node that it belongs to."""
-
-    def __init__(self, place: int):
-        super().__init__(place)
-        self.place = place

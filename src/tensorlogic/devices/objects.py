@@ -5,7 +5,6 @@ Compiling takes milliseconds and the import of llvmlite 60 more, so objects are 
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,16 +12,11 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from tensorlogic.devices import diskcache, elf, symbols
+from tensorlogic.devices.locks import COMPILE
 
-_lock = Lock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
-    )
 _loaded: list[Any] = []  # engines whose code must stay mapped: worker threads may stand in it
 
 
@@ -88,14 +82,28 @@ def compile_module(
     not valid IR, or needs a symbol beyond these and `symbols.KNOWN`. The code stays mapped for the
     life of the process.
     """
-    here = host()
-    key = diskcache.key_of("object", ir_text, here.cpu, here.features, here.llvm)
-    with _lock:
+    key = object_key(ir_text)
+    with COMPILE:
         image = diskcache.read(key)
         if image is None:
-            image = _emit(ir_text, here)
+            image = _emit(ir_text, host())
             diskcache.write(key, image)
         return _load(image, names, imports or {}, key)
+
+
+def object_key(ir_text: str) -> str:
+    """Under which key the object of a module is kept."""
+    here = host()
+    return diskcache.key_of("object", ir_text, here.cpu, here.features, here.llvm)
+
+
+def load_object(
+    key: str, names: Sequence[str], imports: Mapping[str, int]
+) -> dict[str, int] | None:
+    """What `compile_module` gave for the object of this key; None where it is not kept."""
+    with COMPILE:
+        image = diskcache.read(key)
+        return None if image is None else _load(image, names, imports, key)
 
 
 @cache

@@ -6,17 +6,18 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Container, Sequence
 from threading import Lock
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tensorlogic import settings
-from tensorlogic.devices.errors import value_error
-from tensorlogic.devices.layout import CheckFailed, result_data
-from tensorlogic.graph import Node, inline_calls, topological
+from tensorlogic.devices.arguments import CheckFailed, result_data
+from tensorlogic.graph import Node, inline_calls, may_overwrite, topological
 from tensorlogic.ops import CONVERT, UPDATE
-from tensorlogic.schedule.fuse import Schedule, schedule
-from tensorlogic.schedule.traits import Traits
-from tensorlogic.schedule.update import may_overwrite
 from tensorlogic.storage import Memory
+
+if TYPE_CHECKING:
+    from tensorlogic.errors import TensorLogicError
+    from tensorlogic.schedule.fuse import Schedule
+    from tensorlogic.schedule.traits import Traits
 
 MAX_PLANS = 512
 """Plans kept; the one used longest ago goes first."""
@@ -41,35 +42,87 @@ class Plan(Protocol):
         """
 
 
-Kept = tuple[Plan, Sequence[Node | None], Sequence[tuple[int, int]]]
-"""The plan of a call, its nodes in order, and at which places which inputs of the call stand."""
+class Call(Protocol):
+    """A plan of a call of a traced function, run anew for each of its inputs."""
+
+    def run(self, inputs: Sequence[Node], /) -> list[Memory]:
+        """The memory of each root. Raises CheckFailed as a plan does."""
 
 
-def plan_key(order: Sequence[Node], roots: Sequence[Node], settings: object) -> tuple[Any, ...]:
+class Bound:
+    """The leaves of a plan that stay, and at which places which inputs of a call stand."""
+
+    __slots__ = ("_order", "_plan", "_spots")
+
+    def __init__(self, plan: Plan, order: Sequence[Node | None], spots: Sequence[tuple[int, int]]):
+        self._plan, self._order, self._spots = plan, order, spots
+
+    def run(self, inputs: Sequence[Node], /) -> list[Memory]:
+        order = list(self._order)
+        for place, i in self._spots:
+            order[place] = inputs[i]
+        return self._plan.run(order)
+
+
+Kept = tuple[bool, Call]
+"""Whether a call's plan is `ready`, and the plan with what stays the same in each run."""
+
+
+class Key:
+    """What a plan depends on, hashed once: it is looked up and moved, and may be long."""
+
+    __slots__ = ("_hash", "parts")
+
+    def __init__(self, parts: list[Any]):
+        self.parts = parts
+        self._hash = hash(tuple(parts))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Key and self.parts == other.parts
+
+
+def plan_key(order: Sequence[Node], roots: Sequence[Node], settings: object) -> Key:
     """Everything that a plan depends on; numbers and addresses are not part of it."""
-    place = {id(n): i for i, n in enumerate(order)}
-    parts: list[Any] = [settings, tuple(place[id(r)] for r in roots)]
-    for n in order:
-        if n.op is not None:
-            parts.append((n.op, n.attrs, n.shape, n.dtype, tuple(place[id(a)] for a in n.args)))
-    updated = {id(n.args[0]) for n in order if n.op is UPDATE}
-    parts += leaf_key([n for n in order if n.op is None], updated)
-    return tuple(parts)
+    place: dict[Node, int] = {}
+    parts: list[Any] = [settings]
+    leaves: list[Node] = []
+    updated: list[Node] = []
+    for i, n in enumerate(order):
+        place[n] = i
+        op = n.op
+        if op is None:
+            leaves.append(n)
+            continue
+        args = n.args
+        if len(args) == 2:
+            a, b = args
+            where: tuple[int, ...] = (place[a], place[b])
+        else:
+            where = tuple([place[a] for a in args])
+        parts.append((op, n.attrs, n.shape, n.dtype, where))
+        if op is UPDATE:
+            updated.append(args[0])
+    parts.append(tuple([place[r] for r in roots]))
+    parts += leaf_key(leaves, updated)
+    return Key(parts)
 
 
-def leaf_key(leaves: Sequence[Node], updated: Container[int]) -> list[Any]:
-    """Dtype, storage, layout and aliasing of leaves, and whether those that are `updated` (ids) may
-    be written in place."""
-    memories: dict[int, int] = {}
+def leaf_key(leaves: Sequence[Node], updated: Container[Node]) -> list[Any]:
+    """Dtype, storage, layout and aliasing of leaves, and whether those that are `updated` may be
+    written in place."""
+    memories: dict[object, int] = {}
     parts: list[Any] = []
     for n in leaves:
         d = n.data
-        alias = memories.setdefault(id(n if d is None else d.memory), len(memories))
         if d is None:
-            parts.append((n.dtype, n.weak, alias))
+            parts.append((n.dtype, n.weak, memories.setdefault(n, len(memories))))
         else:
+            alias = memories.setdefault(d.memory, len(memories))
             layout = (n.shape, n.dtype, d.storage, d.offset, d.strides)
-            parts.append((*layout, alias, id(n) in updated and may_overwrite(n)))
+            parts.append((*layout, alias, n in updated and may_overwrite(n)))
     return parts
 
 
@@ -81,12 +134,24 @@ class PlannedDevice(ABC):
     traits: Traits
 
     def __init__(self) -> None:
-        self._plans: OrderedDict[Any, Plan] = OrderedDict()
+        self._plans: OrderedDict[Key, Plan] = OrderedDict()
         self._lock = Lock()
 
     @abstractmethod
-    def plan(self, schedule: Schedule, order: Sequence[Node]) -> Plan:
-        """A schedule of the graph with these nodes, made ready."""
+    def plan(self, schedule: Schedule, order: Sequence[Node]) -> Any:
+        """A schedule of the graph with these nodes, made ready: a `Plan`."""
+
+    def make_plan(self, roots: Sequence[Node], order: Sequence[Node]) -> Any:
+        """The plan of a graph, of which `order` are the nodes."""
+        from tensorlogic.schedule.fuse import schedule
+
+        return self.plan(schedule(roots, settings.current(), self.traits), order)
+
+    def bind(
+        self, plan: Any, order: Sequence[Node | None], spots: Sequence[tuple[int, int]]
+    ) -> Call:
+        """A plan of a call: `order` are the leaves that stay, `spots` the places of its inputs."""
+        return Bound(plan, order, spots)
 
     def run(self, roots: Sequence[Node]) -> None:
         """Compute the roots, a graph without calls, and realise them."""
@@ -96,8 +161,7 @@ class PlannedDevice(ABC):
         with self._lock:
             plan = self._plans.get(key)
             if plan is None:
-                made = self.plan(schedule(roots, current, self.traits), order)
-                plan = self._plans[key] = made
+                plan = self._plans[key] = self.make_plan(roots, order)
                 if len(self._plans) > MAX_PLANS:
                     self._plans.popitem(last=False)
             else:
@@ -105,7 +169,7 @@ class PlannedDevice(ABC):
         try:
             memories = plan.run(order)
         except CheckFailed as failed:
-            raise value_error(order[failed.place]) from None
+            raise _value_error(order[failed.place]) from None
         for root, memory in zip(roots, memories, strict=True):
             root.realise(result_data(memory, root))
 
@@ -115,14 +179,10 @@ class PlannedDevice(ABC):
         kept = self.plan_of_call(results)
         if kept is None:
             return False
-        plan, order, spots = kept
-        order = list(order)
-        for place, i in spots:
-            order[place] = args[i]
         try:
-            memories = plan.run(order)
+            memories = kept[1].run(args)
         except CheckFailed as failed:
-            raise value_error(topological(inline_calls(results))[failed.place]) from None
+            raise _value_error(topological(inline_calls(results))[failed.place]) from None
         for n, memory in zip(results, memories, strict=True):
             n.realise(result_data(memory, n))
         return True
@@ -135,7 +195,7 @@ class PlannedDevice(ABC):
         if any(a.op is not None for a in args):
             return None
         current = settings.current()
-        updated = {id(args[i]) for i in traced.updated}
+        updated = [args[i] for i in traced.updated]
         key = (self, current, tuple(n.attrs[1] for n in results), *leaf_key(args, updated))
         kept = traced.plans.get(key)
         if kept is None:
@@ -157,7 +217,13 @@ class PlannedDevice(ABC):
             return _INLINE
         inputs = {id(a): i for i, a in enumerate(args)}
         spots = [(place, inputs[id(n)]) for place, n in enumerate(order) if id(n) in inputs]
-        plan = self.plan(schedule(bodies, settings.current(), self.traits), order)
+        plan = self.make_plan(bodies, order)
         # Only leaves are looked at again; what the call was given is let go.
         kept = [n if n.op is None and id(n) not in inputs else None for n in order]
-        return plan, kept, spots
+        return plan.ready, self.bind(plan, kept, spots)
+
+
+def _value_error(node: Node) -> TensorLogicError:
+    from tensorlogic.devices.errors import value_error
+
+    return value_error(node)

@@ -54,4 +54,8 @@ def eval(*tensors: Tensor) -> None:
     >>> x = tl.ones([2]); y, z = x + 1, x * 3
     >>> tl.eval(y, z)
     """
-    runtime.evaluate([t._node for t in tensors])
+    for t in tensors:
+        node = t._hold
+        if node is None or node.op is not None or node.traced:
+            runtime.evaluate([t._node for t in tensors])
+            break

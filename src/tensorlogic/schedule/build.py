@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 from tensorlogic import ops
 from tensorlogic.dtypes import float16
-from tensorlogic.graph import Node, topological
+from tensorlogic.graph import Node, may_overwrite, topological
 from tensorlogic.kernels.ir import Kernel
 from tensorlogic.schedule.affine import ZERO, Affine, LoopVar, SplitNeeded, dot, reshape_index
 from tensorlogic.schedule.attention import attention_step
@@ -23,7 +23,7 @@ from tensorlogic.schedule.sort import sort_steps
 from tensorlogic.schedule.stored import MAX_BUFFERS, choose_stored
 from tensorlogic.schedule.traits import Traits
 from tensorlogic.schedule.turned import turned_step
-from tensorlogic.schedule.update import may_overwrite, take_over, updated_place
+from tensorlogic.schedule.update import take_over, updated_place
 from tensorlogic.schedule.wide import wide_step
 from tensorlogic.settings import Settings
 from tensorlogic.storage import contiguous_strides

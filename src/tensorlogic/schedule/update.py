@@ -10,19 +10,6 @@ from tensorlogic.schedule.rules import position
 from tensorlogic.storage import contiguous_strides
 
 
-def may_overwrite(x: Node) -> bool:
-    """Whether the memory of a leaf is ours, whole, and read by its one consumer only."""
-    data = x.data
-    return (
-        data is not None
-        and data.memory.owned
-        and not data.memory.shared
-        and x.uses <= 1
-        and data.offset == 0
-        and data.strides == contiguous_strides(x.shape)
-    )
-
-
 def updated_place(low: Lowering, node: Node, at: list[Affine]) -> Affine:
     """Where the element of the new rows at these indices belongs."""
     (axis,) = node.attrs
