@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -110,9 +111,11 @@ class Peer:
 
 
 def _output(text: str) -> str:
+    """What a program prints. Python may keep what it compiles, as for a package that is installed."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
         [sys.executable, "-c", text], capture_output=True, text=True, check=True,
-        cwd=tempfile.gettempdir(),
+        cwd=tempfile.gettempdir(), env=environment,
     )  # fmt: skip
     return done.stdout
 

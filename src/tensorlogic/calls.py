@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tensorlogic import runtime, settings
-from tensorlogic.devices.locks import COMPUTE
 from tensorlogic.devices.planned import Kept
 from tensorlogic.graph import Node, like, number
 from tensorlogic.storage import Strided, contiguous_strides
@@ -88,12 +87,14 @@ class Ready:
             return None
         if self._inputs is not None:
             nodes = [nodes[i] for i in self._inputs]
-        with COMPUTE:
-            memories = self._plan(nodes)
-        made = []
-        for memory, (kind, name, strides) in zip(memories, self._results, strict=True):
-            made.append(like(kind, Strided(memory, name, 0, strides)))
-        return made
+        memories = self._plan(nodes)
+        if len(memories) == 1:
+            ((kind, name, strides),) = self._results
+            return [like(kind, Strided(memories[0], name, 0, strides))]
+        return [
+            like(kind, Strided(memory, name, 0, strides))
+            for memory, (kind, name, strides) in zip(memories, self._results, strict=True)
+        ]
 
 
 def _like(result: Node) -> Node:

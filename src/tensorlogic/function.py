@@ -152,7 +152,8 @@ class Function:
         ):
             results = kept[1].run(given)
             if results is not None:
-                return _fill(kept[0].result, results, ())
+                result = kept[0].result
+                return wrap(results[0]) if type(result) is _Output else _fill(result, results, ())
         leaves: list[Tensor] = []
         key: list[Any] = []
         for value in args:

@@ -240,12 +240,15 @@ def record_call(traced: TracedFunction, args: Sequence[Node]) -> tuple[Node, ...
     inputs = tuple(args)
     call = Call(traced)
     for i, o in enumerate(traced.outputs):
-        node = Node(CALL, inputs, (call, i), o.shape, o.dtype)
+        if not i:
+            first = node = Node(CALL, inputs, (call, 0), o.shape, o.dtype)
+            device = first.device
+        else:  # the call is one use of its inputs, however many results it has
+            node = _leaf(o.shape, o.dtype, None, None, False)
+            node.op, node.args, node.attrs = CALL, inputs, (call, i)
+            node.device, node.traced, node.pending = device, first.traced, first.pending
         if node.device is None:
             node.device = o.device
-        if i:  # one use by the call, however many results it has
-            for a in inputs:
-                a.uses -= 1
         call.add(node)
         out.append(node)
     return tuple(out)
@@ -268,16 +271,20 @@ def topological(roots: Iterable[Node]) -> list[Node]:
     """Every node under the roots, inputs first."""
     seen: set[Node] = set()
     order: list[Node] = []
+    there: tuple[Node, ...] = ()
     stack: list[Node | None] = list(roots)
     stack.reverse()
     while stack:
         node = stack.pop()
         if node is None:  # what comes next has its inputs in the order
-            order.append(stack.pop())  # type: ignore[arg-type]
+            done = stack.pop()
+            assert done is not None
+            order.append(done)
+            there = done.args
         elif node not in seen:
             seen.add(node)
             args = node.args
-            if args:
+            if args and args is not there:  # results of one call share theirs
                 stack += (node, None)
                 stack += args[::-1]
             else:

@@ -356,7 +356,8 @@ def _one_batch_stride(x: Node, batch: Shape) -> Node:
 
 def matmul(a: Node, b: Node, wide: bool = False) -> Node:
     """NumPy's matmul: vectors, matrices, and batches that broadcast. `wide` gives float32."""
-    check_floats("matmul", a, b)
+    if a.dtype is not float16 or b.dtype is not float16:
+        check_floats("matmul", a, b)
     if not a.shape or not b.shape:
         raise ShapeError("matmul takes vectors and matrices; multiply numbers with `*`")
     dtype = float32 if wide else promote("matmul", a.dtype, b.dtype)
@@ -367,6 +368,8 @@ def matmul(a: Node, b: Node, wide: bool = False) -> Node:
             f"matmul: {shape_text(a.shape)} @ {shape_text(b.shape)}: "
             f"the inner sizes {a2.shape[-1]} and {b2.shape[-2]} differ"
         )
+    if len(a.shape) == len(b.shape) == 2:
+        return Node(ops.MATMUL, (a, b), (), (a.shape[0], b.shape[1]), dtype)
     batch = broadcast("matmul", a2.shape[:-2], b2.shape[:-2])
     shape = (*batch, a2.shape[-2], b2.shape[-1])
     operands = (_one_batch_stride(a2, batch), _one_batch_stride(b2, batch))

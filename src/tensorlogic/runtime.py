@@ -28,9 +28,10 @@ def evaluate(nodes: Sequence[Node]) -> None:
         if n.traced:
             raise TraceError(f"{user_site()}: a value was needed while a function was being traced")
     with COMPUTE:
-        found = {n.op for n in topological(nodes)}
+        order = topological(nodes)
+        found = {n.op for n in order}
         if not found.isdisjoint(_PREPARED):
-            _prepare(nodes)
+            _prepare(order, nodes)
         plain = found.isdisjoint(_HOST)
         pending: dict[str | None, dict[int, Node]] = {}
         for n in nodes:
@@ -46,9 +47,9 @@ _HOST = (ops.CALL, ops.CONVERT)
 """Ops that no device computes: calls are inlined, conversions of storage dtypes done here."""
 
 
-def _prepare(nodes: Sequence[Node]) -> None:
+def _prepare(order: Sequence[Node], nodes: Sequence[Node]) -> None:
     """What is computed by itself and kept: calls, and tensors of wider files that products take."""
-    for n in topological(nodes):
+    for n in order:
         if n.op is ops.CALL:
             _run_call(n)
         elif n.op is ops.MATMUL:

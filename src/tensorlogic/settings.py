@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -31,8 +31,8 @@ DEBUG = int(os.environ.get("TENSORLOGIC_DEBUG") or 0)
 _current: ContextVar[Settings] = ContextVar("tensorlogic_settings", default=Settings())  # noqa: B039
 
 
-def current() -> Settings:
-    return _current.get()
+current: Callable[[], Settings] = _current.get
+"""The settings that hold here."""
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import atexit
 import itertools
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -141,6 +142,8 @@ class PooledMemory(Memory):
 
     __slots__ = ("_pool",)
 
+    _pool: Pool
+
     @classmethod
     def of_pool(cls, pool: Pool) -> PooledMemory:
         """What `Memory` would make, without its detours: small results are made by the million."""
@@ -155,9 +158,25 @@ class PooledMemory(Memory):
         return memory
 
     def __del__(self) -> None:
-        owner, base, pool = self.owner, self.base, self._pool
-        if _alone(owner, base) and len(pool.kept) < _KEPT:
-            pool.kept.append((base, owner, self.address))  # type: ignore[arg-type]
+        owner, base = self.owner, self.base
+        found = _refcount(owner), _refcount(base)
+        if found == _pooled_alone and not _ended:
+            kept = self._pool.kept
+            if len(kept) < _KEPT:
+                kept.append((base, owner, self.address))  # type: ignore[arg-type]
+        elif not _pooled_alone:
+            _note_alone(found)
+
+
+_refcount = sys.getrefcount
+_pooled_alone: tuple[int, ...] = ()
+"""References to the owner and to the base of memory that goes, in its `__del__`, if nothing else
+refers to them; the first that goes says how it looks."""
+
+
+def _note_alone(found: tuple[int, int]) -> None:
+    global _pooled_alone
+    _pooled_alone = found
 
 
 LARGE = 1 << 20
@@ -216,8 +235,8 @@ def _alone(owner: object, base: object) -> bool:
 
 
 def _note_how_it_looks() -> None:
-    probe = PooledMemory.of_pool(Pool(ALIGNMENT))
-    del probe
+    for probe in PooledMemory.of_pool(Pool(ALIGNMENT)), LargeMemory.of_size(LARGE):
+        del probe
 
 
 _note_how_it_looks()
@@ -237,6 +256,7 @@ class Strided:
     strides: tuple[int, ...] | None
 
 
+@lru_cache(maxsize=4096)
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Row-major strides, in elements."""
     strides = [1] * len(shape)

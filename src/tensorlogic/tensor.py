@@ -56,7 +56,7 @@ def wrap(node: Node) -> Tensor:
     """The tensor of a node; a path of pending ops that has grown long is evaluated."""
     if node.pending > MAX_PENDING and not node.traced:
         runtime.evaluate([node])
-    t = _new(Tensor)
+    t: Tensor = _new(Tensor)
     t._hold = node
     return t
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tensorlogic import settings
 from tensorlogic.devices.arguments import CheckFailed, result_data
+from tensorlogic.devices.locks import COMPUTE
 from tensorlogic.graph import Node, inline_calls, may_overwrite, topological
 from tensorlogic.ops import CONVERT, UPDATE
 from tensorlogic.storage import Memory
@@ -46,7 +47,7 @@ class Call(Protocol):
     """A plan of a call of a traced function, run anew for each of its inputs."""
 
     def run(self, inputs: Sequence[Node], /) -> list[Memory]:
-        """The memory of each root. Raises CheckFailed as a plan does."""
+        """The memory of each root. Raises CheckFailed as a plan does. Any thread may call it."""
 
 
 class Bound:
@@ -61,7 +62,8 @@ class Bound:
         order = list(self._order)
         for place, i in self._spots:
             order[place] = inputs[i]
-        return self._plan.run(order)
+        with COMPUTE:
+            return self._plan.run(order)
 
 
 Kept = tuple[bool, Call]

@@ -17,7 +17,7 @@ from tensorlogic.devices.native import Launch, Program, entry
 from tensorlogic.graph import Node
 from tensorlogic.storage import POOLED, Memory, PooledMemory, padded, pool_of
 
-_of_pool = PooledMemory.of_pool
+of_pool = PooledMemory.of_pool
 
 
 class Facts(NamedTuple):
@@ -59,7 +59,8 @@ class _Instance:
 
 class CpuCall:
     """Runs of a plan that differ in some of its leaves: `spots` gives the place of each and its
-    number among those that `run` takes; the others are the leaves of `order`."""
+    number among those that `run` takes; the others are the leaves of `order`. Each run has its own
+    program, so that threads need not wait for each other."""
 
     __slots__ = (
         "_checks",
@@ -131,8 +132,11 @@ class CpuCall:
         if self._pools is None:
             results = self._allocated(leaves)
         else:
-            results = list(map(_of_pool, self._pools))
-        instance = self._free.pop() if self._free else self._instance()
+            results = [of_pool(pool) for pool in self._pools]
+        try:
+            instance = self._free.pop()
+        except IndexError:  # the first run, or another thread has it
+            instance = self._instance()
         words = instance.words
         for word, i, offset in self._results:
             words[word] = results[i].address + offset
