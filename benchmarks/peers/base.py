@@ -111,7 +111,7 @@ class Peer:
 
 
 def _output(text: str) -> str:
-    """What a program prints. Python may keep what it compiles, as for a package that is installed."""
+    """What a program prints. Python may keep its bytecode, as for a package that is installed."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
         [sys.executable, "-c", text], capture_output=True, text=True, check=True,
