@@ -21,6 +21,7 @@ from tensorlogic.ops import OPS
 from tensorlogic.ops.table import Op
 from tensorlogic.runtime import array_of
 from tensorlogic.schedule.traits import CPU, GPU
+from tests.project.imports import LAYERS
 
 
 @pytest.fixture
@@ -126,6 +127,13 @@ def test_what_is_gone_or_spoilt_is_made_anew(folder: Path) -> None:
             for a, b in zip(made, computed(Cpu(), graph()), strict=True):
                 assert np.array_equal(a, b)
     assert plan.exists()
+
+
+def test_every_folder_that_makes_plans_counts() -> None:
+    folders = {name for line in LAYERS[: LAYERS.index("devices") + 1] for name in line.split()}
+    package = Path(tl.__file__).parent
+    assert set(kept._MAKERS) == {f for f in folders if (package / f).is_dir()}
+    assert all(not list((package / f).glob("*/*.py")) for f in kept._MAKERS)
 
 
 PROGRAM = """

@@ -25,6 +25,8 @@ from tensorlogic.ops import Op
 ENABLED = True
 """Whether plans are kept; tests that change the scheduler must not meet what it made before."""
 
+_MAKERS = ("codegen", "devices", "kernels", "ops", "schedule")
+"""Folders of the package in which a graph becomes a plan."""
 _PLAIN = (int, float, bool, str, type(None))
 
 
@@ -92,18 +94,16 @@ def _traits(traits: Any) -> str:
 
 @cache
 def _sources() -> str | None:
-    """Sizes and times of the files of this package: another state of them makes other plans."""
+    """Sizes and times of the files that make plans: another state of them makes other plans."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     found: list[tuple[str, int, int]] = []
-    folders = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
     try:
-        for folder in folders:
-            with os.scandir(folder) as entries:
+        for folder in ("", *_MAKERS):
+            with os.scandir(os.path.join(package, folder)) as entries:
                 for entry in entries:
                     if entry.name.endswith((".py", ".ll")):
                         about = entry.stat()
                         found.append((entry.path, about.st_size, about.st_mtime_ns))
-                    elif entry.is_dir() and entry.name != "__pycache__":
-                        folders.append(entry.path)
     except OSError:  # not a folder: a package in an archive
         return None
     return repr(sorted(found))
