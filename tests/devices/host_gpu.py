@@ -34,6 +34,8 @@ class HostGpu(GpuDevice):
         self.room = 1 << 62
         self.filled: list[int] = []
         """Bytes of each copy from the host."""
+        self.copied_out: list[int] = []
+        """Bytes of each copy to the host."""
 
     def unavailable(self) -> None:
         return None
@@ -57,8 +59,9 @@ class HostGpu(GpuDevice):
         self.filled.append(data.nbytes)
         buffer[: data.nbytes] = data
 
-    def host_view(self, buffer: Bytes, nbytes: int) -> Bytes:
-        return buffer[:nbytes].copy()
+    def host_view(self, buffer: Bytes, nbytes: int, start: int = 0) -> Bytes:
+        self.copied_out.append(nbytes)
+        return buffer[start : start + nbytes].copy()
 
     def build(self, source: str, name: str) -> Any:
         raise NotImplementedError

@@ -45,6 +45,16 @@ def test_results_stay_there_and_come_back(gpu: HostGpu) -> None:
     assert z.to("reference").sum().item() == 116
 
 
+def test_a_small_part_is_copied_alone(gpu: HostGpu) -> None:
+    values = np.arange(4000, dtype=np.float32).reshape(40, 100)
+    doubled = tl.tensor(values, dtype=tl.float32, device=gpu.name) * 2
+    tl.eval(doubled)
+    assert doubled[7, 3].item() == 2 * values[7, 3]
+    np.testing.assert_array_equal(doubled[5:7, 90:10:-3].numpy(), 2 * values[5:7, 90:10:-3])
+    np.testing.assert_array_equal(doubled.T[1:3].numpy(), 2 * values.T[1:3])
+    assert gpu.copied_out == [4, 179 * 4, 16_000]  # the last is spread over all of it
+
+
 def test_a_leaf_is_copied_once(gpu: HostGpu) -> None:
     x = tl.tensor(np.ones(3000), device=NAME)
     for _ in range(3):

@@ -147,10 +147,10 @@ class Cuda(GpuDevice):
             driver.copy_in(buffer + start, address, part.nbytes)
             driver.record_event(event)
 
-    def host_view(self, buffer: int, nbytes: int) -> Bytes:
+    def host_view(self, buffer: int, nbytes: int, start: int = 0) -> Bytes:
         result = np.empty(nbytes, np.uint8)
         self.driver.make_current()
-        self.driver.copy_out(result.__array_interface__["data"][0], buffer, nbytes)
+        self.driver.copy_out(result.__array_interface__["data"][0], buffer + start, nbytes)
         return result
 
     # ---- kernels ----

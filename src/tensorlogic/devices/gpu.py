@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tensorlogic.codegen.gpu import GpuLaunch, gpu_launch
 from tensorlogic.devices.arguments import CheckFailed, leaf_memory
@@ -32,6 +33,8 @@ MAX_PRINTED = 4096
 """Texts kept by kernel and sizes."""
 _SMALLEST = 256
 """Bytes of a buffer at least; buffers are multiples of it."""
+_SMALL_PART = 4
+"""A part this many times smaller than the whole is copied to the host alone."""
 
 
 class DeviceMemory(Memory):
@@ -66,6 +69,20 @@ class DeviceMemory(Memory):
     @property
     def constant(self) -> bool:
         return True
+
+    def view(
+        self, dtype: np.dtype[Any], shape: tuple[int, ...], strides: tuple[int, ...], offset: int
+    ) -> NDArray[Any]:
+        """Of a buffer that the host does not see, a small part is copied alone."""
+        if self._host is None and not self.device.unified and 0 not in shape:
+            size, ends = dtype.itemsize, [(n - 1) * s for n, s in zip(shape, strides, strict=True)]
+            low = offset + sum(e for e in ends if e < 0)
+            nbytes = (offset + sum(e for e in ends if e > 0) + 1 - low) * size
+            if _SMALL_PART * nbytes <= self.nbytes:
+                part = self.device.host_view(self.buffer, nbytes, low * size)
+                steps = tuple(s * size for s in strides)
+                return np.ndarray(shape, dtype, part.data, (offset - low) * size, steps)
+        return super().view(dtype, shape, strides, offset)
 
     def written(self) -> DeviceMemory:
         """The same memory, of which the host knows nothing: kernels will write to it."""
@@ -289,8 +306,9 @@ class GpuDevice(PlannedDevice):
         """Copy host bytes into a buffer, in order with what is queued."""
 
     @abstractmethod
-    def host_view(self, buffer: Any, nbytes: int) -> Bytes:
-        """The bytes of a buffer, once what is queued has been done; a view where `unified`."""
+    def host_view(self, buffer: Any, nbytes: int, start: int = 0) -> Bytes:
+        """The bytes of a buffer from `start` on, once what is queued has been done; a view where
+        `unified`."""
 
     @abstractmethod
     def build(self, source: str, name: str) -> Any:

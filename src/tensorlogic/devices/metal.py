@@ -148,9 +148,9 @@ class Metal(GpuDevice):
         self.wait(buffer.last)
         buffer.view[: data.nbytes] = data
 
-    def host_view(self, buffer: MetalBuffer, nbytes: int) -> Bytes:
+    def host_view(self, buffer: MetalBuffer, nbytes: int, start: int = 0) -> Bytes:
         self.wait(buffer.last)
-        return buffer.view[:nbytes]
+        return buffer.view[start : start + nbytes]
 
     # ---- kernels ----
 
