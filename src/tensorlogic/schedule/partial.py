@@ -16,7 +16,6 @@ from tensorlogic.schedule.emit import Emitter, Step
 from tensorlogic.schedule.loops import Loops
 from tensorlogic.schedule.lower import Lowering
 from tensorlogic.schedule.records import BufferRef
-from tensorlogic.schedule.rules import PARTS
 
 
 def _extent(group: Sequence[LoopVar]) -> int:
@@ -25,30 +24,30 @@ def _extent(group: Sequence[LoopVar]) -> int:
 
 def first_stage(node: Node, low: Lowering) -> tuple[Step, list[Node]]:
     """The launch for the parts of a long reduction, and what it stores: one node for each
-    accumulator, [*shape, PARTS]."""
+    accumulator, [*shape, parts]."""
     _, at = low.axes(node, node.shape)
     low.identity = at
     low.value(node, at)
     *inner, record = low.folds
-    parts = []
+    count, parts = low.traits.parts, []
     for e in record.init:
         dtype = int32 if e.dtype == "i32" else float32
-        parts.append(Node(ops.PARTIAL, (), (), (*node.shape, PARTS), dtype))
+        parts.append(Node(ops.PARTIAL, (), (), (*node.shape, count), dtype))
     emitter = Emitter()
     row = ir.index("r")
-    count = emitter.number(PARTS)
+    number = emitter.number(count)
     rows = [[v] for i in at for v in sorted(i.variables, key=lambda v: v.origin[2])]
-    emitter.digits(rows, binary("idiv", row, count))
+    emitter.digits(rows, binary("idiv", row, number))
     emitter.name_scalars(low)
     loops = Loops(low, []).fold_groups
     groups = loops[id(record)]
     longest = max((g for g in groups if not g[-1].static), key=_extent)
     size = emitter.number(_extent(longest))
-    share = emitter.number(-(-_extent(longest) // PARTS))
-    start = binary("min", binary("irem", row, count) * share, size)
+    share = emitter.number(-(-_extent(longest) // count))
+    start = binary("min", binary("irem", row, number) * share, size)
     stop = binary("min", start + share, size)
     stmts = [s for f in inner for s in emitter.fold(f, loops[id(f)], True)]
     stmts += emitter.fold(record, groups, True, (longest, start, stop))
     targets = [BufferRef(p, p.dtype.ir, True) for p in parts]
     stmts += [Store(emitter.buffer(t), row, v) for t, v in zip(targets, record.result, strict=True)]
-    return emitter.rows(row, node.size * PARTS, stmts, node.args[0].size), parts
+    return emitter.rows(row, node.size * count, stmts, node.args[0].size), parts

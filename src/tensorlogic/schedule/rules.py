@@ -40,8 +40,6 @@ SMALL_PRODUCT = 4
 """Matrix products of so few rows are folds over weights that do not lie along their depth."""
 LONG = 1 << 17
 """Values that one result folds from which on it is done in two stages."""
-PARTS = 64
-"""Parts of a long reduction, whatever the number of threads."""
 FEW = 8
 """Results that are too few to keep all cores busy."""
 
@@ -285,7 +283,7 @@ def _reduce_parts(low: Lowering, node: Node, at: list[Affine]) -> Expr:
     assert node.op is not None
     assert node.op.fold is not None
     parts = low.partials[id(node)]
-    variables, index = low.axis(node, len(node.shape) + 1, PARTS)
+    variables, index = low.axis(node, len(node.shape) + 1, low.traits.parts)
 
     def element() -> tuple[Expr, ...]:
         return tuple(low.value(p, [*at, index]) for p in parts)
