@@ -6,13 +6,13 @@ from collections.abc import Generator
 
 import pytest
 
-from tensorlogic.devices import kept
+from tensorlogic.devices import plancache
 from tests.metal import session
 
 pytest_plugins = ("tests.conformance.workers",)
 
 session.install()
-kept.ENABLED = False  # what a test changes in the scheduler is no part of a kept plan's name
+plancache.ENABLED = False  # what a test changes in the scheduler is no part of a kept plan's name
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -75,7 +75,7 @@ class Ready:
     __slots__ = ("_inputs", "_plan", "_results", "_settings")
 
     def __init__(self, kept: Kept, results: Sequence[Node], inputs: Sequence[int]):
-        self._plan = kept[1].run
+        self._plan = kept.call.run
         given = list(inputs)
         self._inputs = None if given == list(range(len(given))) else given
         self._settings = settings.current()
@@ -109,6 +109,6 @@ def make_ready(results: Sequence[Node], inputs: Sequence[int]) -> Ready | None:
     """The ready call for recorded results of a call, of which argument i is input `inputs[i]`; None
     where it has to be recorded."""
     kept = runtime.plan_of_call(results)
-    if kept is None or not kept[0]:
+    if kept is None or not kept.ready:
         return None
     return Ready(kept, results, inputs)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tensorlogic import settings
-from tensorlogic.devices import kept
+from tensorlogic.devices import plancache
 from tensorlogic.devices.library import Library, Object
 from tensorlogic.devices.planned import PlannedDevice
 from tensorlogic.devices.plans import CpuCall, CpuPlan, Facts
@@ -37,13 +37,13 @@ class Cpu(PlannedDevice):
 
     def make_plan(self, roots: Sequence[Node], order: Sequence[Node]) -> CpuPlan:
         """A plan from the disk needs neither scheduler nor printer; one that is made is kept."""
-        key = kept.key_of(order, roots, settings.current(), self.traits)
-        found = kept.read(key)
+        key = plancache.key_of(order, roots, settings.current(), self.traits)
+        found = plancache.read(key)
         plan = None if found is None else self._restored(*found)
         if plan is None:
             plan = super().make_plan(roots, order)
             homes = {h.key: h for h in (self._library.home(n) for n, *_ in plan.facts.launches)}
-            kept.write(key, tuple(plan.facts), [h.plain() for h in homes.values()])
+            plancache.write(key, tuple(plan.facts), [h.plain() for h in homes.values()])
         return plan
 
     def _restored(

@@ -223,25 +223,17 @@ class GpuPlan:
                 results.append(device.take_over(leaf_memory(order, place)))
         instance = self._free.pop() if self._free else self._instance()
         bound = instance.bound
-        which = 0
-        for memory in results:
+        for which, memory in enumerate(results):
             if bound[which] is not memory.buffer:  # type: ignore[attr-defined]
                 instance.set(which, memory.buffer)  # type: ignore[attr-defined]
-            which += 1
         copied = []  # for this run: they live until it is launched
-        for place in self._leaves:
+        for which, place in enumerate(self._leaves, len(results)):
             memory = order[place].data.memory  # type: ignore[union-attr]
             if type(memory) is not DeviceMemory or memory.device is not device:
-                copies = memory.copies
-                found = copies.get(device) if copies is not None else None
-                if found is None:
-                    found = device.memory_of(memory)
-                    copied.append(found)
-                memory = found
-            buffer = memory.buffer  # type: ignore[attr-defined]
-            if bound[which] is not buffer:
-                instance.set(which, buffer)
-            which += 1
+                memory = device.memory_of(memory)
+                copied.append(memory)
+            if bound[which] is not memory.buffer:
+                instance.set(which, memory.buffer)
         for step, index, number in self._numbers:
             instance.program.number(step, index, number.word(order))
         instance.program.launch()

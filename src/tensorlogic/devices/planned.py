@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Container, Sequence
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tensorlogic import settings
 from tensorlogic.devices.arguments import CheckFailed, result_data
@@ -66,8 +66,11 @@ class Bound:
             return self._plan.run(order)
 
 
-Kept = tuple[bool, Call]
-"""Whether a call's plan is `ready`, and the plan with what stays the same in each run."""
+class Kept(NamedTuple):
+    """Whether a call's plan is `ready`, and the plan with what stays the same in each run."""
+
+    ready: bool
+    call: Call
 
 
 class Key:
@@ -182,7 +185,7 @@ class PlannedDevice(ABC):
         if kept is None:
             return False
         try:
-            memories = kept[1].run(args)
+            memories = kept.call.run(args)
         except CheckFailed as failed:
             raise _value_error(topological(inline_calls(results))[failed.place]) from None
         for n, memory in zip(results, memories, strict=True):
@@ -222,7 +225,7 @@ class PlannedDevice(ABC):
         plan = self.make_plan(bodies, order)
         # Only leaves are looked at again; what the call was given is let go.
         kept = [n if n.op is None and id(n) not in inputs else None for n in order]
-        return plan.ready, self.bind(plan, kept, spots)
+        return Kept(plan.ready, self.bind(plan, kept, spots))
 
 
 def _value_error(node: Node) -> TensorLogicError:

@@ -14,7 +14,7 @@ from tensorlogic.schedule.attention import attention_step
 from tensorlogic.schedule.emit import Output, Step, kernel_step, matmul_step, split_step
 from tensorlogic.schedule.lower import Lowering, Materialise, Part, index_key, split_of
 from tensorlogic.schedule.partial import first_stage
-from tensorlogic.schedule.placing import placed_output, product_below
+from tensorlogic.schedule.placing import ONE_BY_ONE, placed_output, product_below
 from tensorlogic.schedule.repeats import Built, Template, structure
 from tensorlogic.schedule.rules import RULES, is_long
 from tensorlogic.schedule.scan import scan_step
@@ -34,7 +34,6 @@ MAX_PARTS = 8
 _STORED_AS = ("scan",)
 """Kernels of their own that can store into a reshaped result."""
 _IN_PLACE = (ops.UPDATE, ops.SCATTER)
-_ONE_BY_ONE = ("elementwise", "cast", "narrow")
 
 
 Made = tuple[list[Step], list[Node]]
@@ -216,7 +215,7 @@ class Builder:
         for x in near:  # `near` grows
             if x.op is not None and x.op.kind == "reduce" and is_long(x):
                 return x
-            if x.op is not None and x.op.kind in (*_ONE_BY_ONE, "reshape"):
+            if x.op is not None and x.op.kind in (*ONE_BY_ONE, "reshape"):
                 for a in x.args:
                     if a.size == core.size and id(a) not in self._stored and id(a) not in seen:
                         seen.add(id(a))
@@ -318,7 +317,7 @@ class Builder:
         for x in near:  # `near` grows
             if x.op is ops.CONCAT:
                 found.append(x)
-            elif x.op is not None and x.op.kind in _ONE_BY_ONE:
+            elif x.op is not None and x.op.kind in ONE_BY_ONE:
                 for a in x.args:
                     if a.shape == top.shape and id(a) not in self._stored and id(a) not in seen:
                         seen.add(id(a))

@@ -101,7 +101,7 @@ class _Rows:
 
     def _shared(self, a: Loop | Fold, b: Loop | Fold) -> tuple[Loop | Fold, Loop | Fold]:
         """Both loops, the first of which stores what the second computes again."""
-        ours = [e for e in _costly(a) if e.dtype == "f32"]
+        ours = _costly(a)
         by: dict[Expr, Expr] = {}
         stores: list[Store] = []
         taken: set[Expr] = set()

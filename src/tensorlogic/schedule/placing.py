@@ -17,7 +17,8 @@ from tensorlogic.storage import contiguous_strides
 
 NEAR = 8
 """How far apart neighbouring columns may be stored: further, a copy in squares is as good."""
-_ONE_BY_ONE = ("elementwise", "cast", "narrow")
+ONE_BY_ONE = ("elementwise", "cast", "narrow")
+"""Kinds of ops whose elements are made one from one."""
 _MOVED = ("reshape", "permute", "slice")
 
 
@@ -28,7 +29,7 @@ def product_below(root: Node, stored: Callable[[Node], bool]) -> list[Node] | No
     while x.op is not ops.MATMUL:
         if x.op is None or (x is not root and stored(x)):
             return None
-        if x.op.kind in _ONE_BY_ONE:
+        if x.op.kind in ONE_BY_ONE:
             inner = [a for a in x.args if a.shape == x.shape and a.op is not None and not stored(a)]
         else:
             inner = [*x.args] if x.op.kind in _MOVED else []
@@ -53,7 +54,7 @@ def _only_of(root: Node, product: Node, stored: Callable[[Node], bool]) -> bool:
     """Whether all that a root needs is stored, the product, or made one by one."""
     near, seen = [root], {id(root), id(product)}
     for x in near:  # it grows
-        if x.op is not None and x.op.kind not in (*_ONE_BY_ONE, *ops.VIEWS):
+        if x.op is not None and x.op.kind not in (*ONE_BY_ONE, *ops.VIEWS):
             return False
         new = [a for a in x.args if id(a) not in seen and not stored(a)]
         near += new

@@ -13,7 +13,7 @@ import pytest
 
 import tensorlogic as tl
 from tensorlogic import settings
-from tensorlogic.devices import kept
+from tensorlogic.devices import plancache
 from tensorlogic.devices.cpu import Cpu
 from tensorlogic.devices.planned import PlannedDevice
 from tensorlogic.graph import Node, topological
@@ -28,7 +28,7 @@ from tests.project.imports import LAYERS
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of its own, in which plans are kept."""
     monkeypatch.setenv("TENSORLOGIC_CACHE", str(tmp_path))
-    monkeypatch.setattr(kept, "ENABLED", True)
+    monkeypatch.setattr(plancache, "ENABLED", True)
     return tmp_path / "objects"
 
 
@@ -55,7 +55,7 @@ def never(*_: object) -> Any:
 
 def key(roots: list[Node], **other: Any) -> str | None:
     given = {"settings": settings.current(), "traits": CPU} | other
-    return kept.key_of(topological(roots), roots, given["settings"], given["traits"])
+    return plancache.key_of(topological(roots), roots, given["settings"], given["traits"])
 
 
 def test_a_kept_plan_computes_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def test_what_a_plan_is_found_by(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     others = [exact, key(graph(rows=10)), key(graph()[:2]), key(graph(), traits=GPU)]
     monkeypatch.setenv("TENSORLOGIC_THREADS", "7")
     others.append(key(graph()))
-    monkeypatch.setattr(kept, "_sources", lambda: "changed")
+    monkeypatch.setattr(plancache, "_sources", lambda: "changed")
     others.append(key(graph()))
     assert len({base, *others}) == len(others) + 1
 
@@ -132,8 +132,8 @@ def test_what_is_gone_or_spoilt_is_made_anew(folder: Path) -> None:
 def test_every_folder_that_makes_plans_counts() -> None:
     folders = {name for line in LAYERS[: LAYERS.index("devices") + 1] for name in line.split()}
     package = Path(tl.__file__).parent
-    assert set(kept._MAKERS) == {f for f in folders if (package / f).is_dir()}
-    assert all(not list((package / f).glob("*/*.py")) for f in kept._MAKERS)
+    assert set(plancache._MAKERS) == {f for f in folders if (package / f).is_dir()}
+    assert all(not list((package / f).glob("*/*.py")) for f in plancache._MAKERS)
 
 
 PROGRAM = """
