@@ -13,6 +13,7 @@ from functools import partial
 from math import ceil
 from typing import Any
 
+from tensorlogic.codegen import llvm_block_panels, llvm_interleaved, llvm_interleaved_panels
 from tensorlogic.codegen.emit import Module, Value
 from tensorlogic.codegen.instructions import STORED
 from tensorlogic.codegen.llvm import emit_kernel
@@ -23,7 +24,6 @@ from tensorlogic.codegen.llvm_block_panels import (
     micro_kernel,
     multiply_name,
     pack_columns,
-    pack_columns_name,
     pack_rows,
     pack_rows_name,
     panel_bytes,
@@ -133,8 +133,11 @@ def block_libraries(spec: Matmul, lanes: int, target: Target | None) -> Librarie
         pack_rows(module, t, spec.a_dtype)
         made.append((module.text(), (pack_rows_name(t, spec.a_dtype),)))
         module = Module()
-        pack_columns(module, t.name, tile.nr, words)
-        made.append((module.text(), (pack_columns_name(t.name, tile.nr),)))
+        if spec.interleaved:
+            llvm_interleaved_panels.pack_columns(module, t.name, tile.nr)
+        else:
+            pack_columns(module, t.name, tile.nr, words)
+        made.append((module.text(), (_pack_columns_name(spec, tile),)))
     else:
         as_floats = Matmul(spec.a_dtype, "f32", spec.a_contiguous, "k", (), ())
         made += packing_libraries(as_floats, lanes)
@@ -144,8 +147,14 @@ def block_libraries(spec: Matmul, lanes: int, target: Target | None) -> Librarie
     by = _uses(spec, target)
     if by:
         made.append(quantize_library(t.name, spec.a_dtype, by))
-        made += [dots_library(t.name, count, by) for count in COUNTS]
+        library = llvm_interleaved.dots_library if spec.interleaved else dots_library
+        made += [library(t.name, count, by) for count in COUNTS]
     return made
+
+
+def _pack_columns_name(spec: Matmul, tile: Tile) -> str:
+    of = llvm_interleaved_panels if spec.interleaved else llvm_block_panels
+    return of.pack_columns_name(spec.b_dtype, tile.nr)
 
 
 class _Blocks(Driver):
@@ -169,7 +178,8 @@ class _Blocks(Driver):
         stride = f.mul(ceil_div(f, k, t.unit), record_bytes(t))
         line = f.gep("i8", "%scratch", self.scratch_bytes(self.spec, self.tile))
         kept = f.gep("i8", line, f.op("and", "i64", f.add(f.mul(k, 4), 63), "-64"))
-        names = quantize_name(t.name, self.spec.a_dtype), partial(dots_name, t.name)
+        dots = llvm_interleaved.dots_name if self.spec.interleaved else dots_name
+        names = quantize_name(t.name, self.spec.a_dtype), partial(dots, t.name)
         return FewRows(*names, f.op("sdiv", "i64", k, str(t.block)), stride, line, kept)
 
     def _column_of_b(self, batch: Value, n: Value) -> tuple[Value, Value]:
@@ -182,6 +192,8 @@ class _Blocks(Driver):
         f, tile, size = self.f, self.tile, self.size
         quant = QUANTS[self.spec.b_dtype]
         slice_bytes = SLICE // quant.block * quant.nbytes
+        if self.spec.interleaved:  # that of a group
+            slice_bytes *= llvm_interleaved.ROWS
         rows = f.sub(m1, m0)
         a_panels = ceil_div(f, rows, tile.mr)
         b_panels = ceil_div(f, f.sub(n1, n0), tile.nr)
@@ -248,7 +260,7 @@ class _Integers(_Blocks):
     def _pack_b(self, source: Value, columns: Value, blocks: Value, kc: Value) -> None:
         f = self.f
         numbers = [("i64", n) for n in (self.size["b_n"], f.sub(columns, 1), blocks)]
-        name = pack_columns_name(self.type.name, self.tile.nr)
+        name = _pack_columns_name(self.spec, self.tile)
         f.call("void", name, ("ptr", source), *numbers, *(("ptr", p) for p in self.panel))
 
     def _panel(self, panel: Value, left: Value, kc: Value, c: Value) -> None:

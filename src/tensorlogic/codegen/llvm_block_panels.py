@@ -38,6 +38,11 @@ _FEW_SUMS = 8
 """Integer sums that are no more than keep the multipliers busy."""
 _MOST = 32512
 _LIMIT = 2**31 - 1
+PANEL_ARGS = (
+    *(("ptr noalias", "w"), ("i64", "stride"), ("i64", "last"), ("i64", "blocks")),
+    *(("ptr noalias", n) for n in ("words", "scales", "least", "columns")),
+)
+"""Arguments of `pack_columns`."""
 
 
 def step_of(t: BlockType) -> int:
@@ -134,9 +139,7 @@ def pack_columns(module: Module, name: str, nr: int, target: Target) -> None:
     """columns(w, stride, last, blocks, words, scales, least, columns): a panel of `nr` rows of
     blocks, `stride` bytes apart; those beyond `last` repeat it."""
     t = BLOCKS[name]
-    args = [("ptr noalias", "w"), ("i64", "stride"), ("i64", "last"), ("i64", "blocks")]
-    args += [("ptr noalias", n) for n in ("words", "scales", "least", "columns")]
-    f = module.function(pack_columns_name(name, nr), args)
+    f = module.function(pack_columns_name(name, nr), PANEL_ARGS)
     whole, units = units_of(f, t, "%blocks")
     with f.loop(0, nr) as c:
         w = f.gep("i8", "%w", f.mul(f.smin(c.index, "%last"), "%stride"))

@@ -80,17 +80,17 @@ def quantize(module: Module, name: str, dtype: str, target: Target) -> None:
     rest = "%x"
     if t.blocks > 1:
         rest = padded(f, "%x", whole, "%blocks", t.block * size, t.blocks)
-    places = _places(t, target)
+    where = places(t, target)
     with f.loop(0, units) as u:
         at = f.gep("i8", "%x", f.mul(u.index, t.unit * size))
         if t.blocks > 1:
             at = f.select(f.icmp("slt", "i64", u.index, whole), "ptr", at, rest)
         to = f.gep("i8", "%to", f.mul(u.index, record_bytes(t)))
-        _quantize_unit(f, t, dtype, (at, to), places)
+        _quantize_unit(f, t, dtype, (at, to), where)
     f.ret()
 
 
-def _places(t: BlockType, target: Target) -> dict[int, tuple[int, ...]]:
+def places(t: BlockType, target: Target) -> dict[int, tuple[int, ...]]:
     """Of each run of 16 elements: where its words are kept, or its high and its low bytes."""
     width = target.width
     out: dict[int, tuple[int, ...]] = {}

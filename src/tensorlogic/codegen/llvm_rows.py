@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from tensorlogic.codegen import llvm_interleaved
 from tensorlogic.codegen.emit import Module, Value
 from tensorlogic.codegen.instructions import STORED
 from tensorlogic.codegen.llvm import Emitter, emit_kernel
@@ -22,6 +23,7 @@ from tensorlogic.codegen.llvm_dots import (
     quantize_name,
     record_bytes,
 )
+from tensorlogic.codegen.llvm_interleaved import ROWS
 from tensorlogic.codegen.llvm_unit import Target
 from tensorlogic.kernels.ir import (
     BlockDot,
@@ -65,20 +67,24 @@ def dot_libraries(
     """The modules that such a kernel imports, and their functions."""
     made: dict[str, tuple[str, ...]] = {}
     for dot in vectors(kernel, types).values():
-        libraries = (
-            quantize_library(dot.quant, dot.x.dtype, target),
-            dots_library(dot.quant, 1, target),
-        )
-        made |= dict(libraries)
+        made |= [quantize_library(dot.quant, dot.x.dtype, target)]
+    for dot in dots_of(kernel, types):
+        library = llvm_interleaved.dots_library if dot.interleaved else dots_library
+        made |= [library(dot.quant, 1, target)]
     return list(made.items())
 
 
 def vectors(kernel: Kernel, types: Types) -> dict[str, BlockDot]:
     """The vectors that a kernel rounds to integers, by a text that tells them apart: a dot of
     each."""
+    return {_vector_of(dot): dot for dot in dots_of(kernel, types)}
+
+
+def dots_of(kernel: Kernel, types: Types) -> list[BlockDot]:
+    """The dots of the rows of a kernel."""
     last = kernel.body[-1]
     bodies = last.bodies if isinstance(last, Split) else (last.body,)  # type: ignore[union-attr]
-    return {_vector_of(s.dot): s.dot for body in bodies for s in _dots(body, types) if s.dot}
+    return [s.dot for body in bodies for s in _dots(body, types) if s.dot]
 
 
 def record_size(dot: BlockDot) -> Expr:
@@ -111,7 +117,9 @@ class RowEmitter(Emitter):
         with f.when(f.icmp("slt", "i64", first, last)), self.scope():
             records = self._quantized(strides)
             sums = {d: Buffer(f"sums{i}", "f32") for i, d in enumerate(strides)}
-            self.pointers |= {b: f.alloca("float", TILE) for b in sums.values()}
+            # Groups of interleaved rows reach beyond both ends of a tile.
+            rooms = {b: f.alloca("float", TILE + 2 * ROWS) for b in sums.values()}
+            self.pointers |= {b: f.gep("float", room, ROWS) for b, room in rooms.items()}
             by = {d: self.scalar(n) if isinstance(n, Expr) else str(n) for d, n in strides.items()}
             top, bottom = param("tile_top"), param("tile_bottom")
             with f.loop(first, last, TILE) as tile, self.scope():
@@ -135,6 +143,8 @@ class RowEmitter(Emitter):
                 stride = self.step(at)
                 if stride is not None and not self.varies(x_at):
                     found[fold] = stride
+                elif fold.dot.interleaved:
+                    raise ValueError("a dot of interleaved rows whose rows can't be told")
         return found
 
     def _quantized(self, dots: Mapping[Fold, object]) -> dict[str, Value]:
@@ -167,12 +177,18 @@ class RowEmitter(Emitter):
         assert dot is not None
         with self.scope():
             self.bind(s.index, rows[0])
-            w = f.gep("i8", self.pointers[dot.weights], self.scalar(dot.at))
-        blocks = self.scalar(dot.blocks)
-        given = [("ptr", w), ("i64", strides[fold]), ("i64", rows[1])]
+            at = self.scalar(dot.at)
+        blocks, count, out, name = self.scalar(dot.blocks), rows[1], self.pointers[to], dots_name
+        if dot.interleaved:  # from the first row of a group on, and so are the sums
+            name = llvm_interleaved.dots_name
+            before = f.op("and", "i64", f.op("sdiv", "i64", at, strides[fold]), str(ROWS - 1))
+            at = f.sub(at, f.mul(before, strides[fold]))
+            out, count = f.gep("float", out, f.sub(0, before)), f.add(count, before)
+        w = f.gep("i8", self.pointers[dot.weights], at)
+        given = [("ptr", w), ("i64", strides[fold]), ("i64", count)]
         given += [("ptr", records[_vector_of(dot)]), ("i64", "0"), ("i64", blocks)]
-        given += [("ptr", self.pointers[to]), ("i64", "0")]
-        f.call("void", dots_name(dot.quant, 1), *given)
+        given += [("ptr", out), ("i64", "0")]
+        f.call("void", name(dot.quant, 1), *given)
 
     @staticmethod
     def _with_sums(s: Loop, sums: Mapping[Fold, Buffer], top: Expr) -> tuple[Stmt, ...]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tensorlogic import settings
 from tensorlogic.devices import plancache
 from tensorlogic.devices.library import Library, Object
+from tensorlogic.devices.lines import Weights
 from tensorlogic.devices.planned import PlannedDevice
 from tensorlogic.devices.plans import CpuCall, CpuPlan, Facts
 from tensorlogic.graph import Node
@@ -26,6 +28,7 @@ class Cpu(PlannedDevice):
     def __init__(self) -> None:
         super().__init__()
         self._library = Library()
+        self._weights = Weights(self._library)
 
     def unavailable(self) -> None:
         return None
@@ -54,15 +57,18 @@ class Cpu(PlannedDevice):
             return None
         for home in homes:
             self._library.add_kernels(home)
-        return CpuPlan(Facts(*facts), self._library.kernels)  # type: ignore[arg-type]
+        kernels = self._library.kernels
+        return CpuPlan(Facts(*facts), kernels, self._weights)  # type: ignore[arg-type]
 
     def plan(self, schedule: Schedule, order: Sequence[Node]) -> CpuPlan:
         from tensorlogic.devices.cpu_kernels import launches, scratch
         from tensorlogic.devices.facts import facts_of
+        from tensorlogic.devices.interleaving import interleaved
 
+        schedule = replace(schedule, steps=interleaved(schedule.steps))
         made = launches(self._library, schedule.steps)
         facts = facts_of(schedule, order, made, scratch(schedule.steps))
-        return CpuPlan(facts, self._library.kernels)
+        return CpuPlan(facts, self._library.kernels, self._weights)
 
     def bind(
         self, plan: CpuPlan, order: Sequence[Node | None], spots: Sequence[tuple[int, int]]

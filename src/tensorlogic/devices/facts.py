@@ -20,6 +20,7 @@ def facts_of(
     layout = Layout(schedule, order)
     results: list[tuple[int, int, int]] = []
     leaves: list[tuple[int, int, int]] = []
+    lines: list[tuple[int, int, int]] = []
     arena: list[tuple[int, int]] = []
     status: list[int] = []
     numbers: list[tuple[int, int, str]] = []
@@ -34,7 +35,8 @@ def facts_of(
             elif b.kind == "arena":
                 arena.append((word, b.offset))
             else:
-                (results if b.kind == "result" else leaves).append((word, b.which, b.offset))
+                places = {"result": results, "leaf": leaves, "lines": lines}
+                places[b.kind].append((word, b.which, b.offset))
             word += 1
         for value in params:
             if isinstance(value, NumberArgument):
@@ -52,6 +54,7 @@ def facts_of(
         checks=tuple(layout.checks),
         results=tuple(results),
         leaves=tuple(leaves),
+        lines=tuple(lines),
         arena=tuple(arena),
         status=tuple(status),
         numbers=tuple(numbers),

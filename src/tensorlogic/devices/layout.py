@@ -23,8 +23,8 @@ SMALL_WORK = 30_000
 @dataclass(frozen=True, slots=True)
 class Argument:
     """Where a buffer argument begins: `offset` bytes into the arena, into the memory of result
-    `which`, or into that of the leaf at place `which`. `kind` is "arena", "result", "leaf",
-    "status", or "empty" for what is never read."""
+    `which`, or into that of the leaf at place `which`, or into its interleaved rows. `kind` is
+    "arena", "result", "leaf", "lines", "status", or "empty" for what is never read."""
 
     kind: str
     offset: int = 0
@@ -67,7 +67,10 @@ class Layout:
         self._offsets, self.arena_bytes = self._lay_out(schedule, place, leaves)
         self.checks: list[int] = []
         """The place of the node that each status slot checks."""
-        self.buffers = [[self._argument(use, place) for use in s.buffers] for s in steps]
+        self.buffers = [
+            [self._argument(use, place, i in s.interleaved) for i, use in enumerate(s.buffers)]
+            for s in steps
+        ]
         self.params = [self._parameters(s, place) for s in steps]
         touched = sum(s.work * s.cost for s in steps)
         products = sum(m * n * k // 4 for m, n, k in (s.problem for s in steps))
@@ -115,13 +118,18 @@ class Layout:
             free += [(offsets[h], sizes[h]) for h in done.get(i, ()) if h in offsets]
         return offsets, end
 
-    def _argument(self, use: tuple[Node, int] | None, place: dict[int, int]) -> Argument:
+    def _argument(
+        self, use: tuple[Node, int] | None, place: dict[int, int], interleaved: bool
+    ) -> Argument:
         if use is None:
             return Argument("status")
         node, offset = use
         if node.op is not None and not node.size:
             return Argument("empty")  # never computed
         home = self._home(place[id(node)])
+        if interleaved:
+            assert node.data is not None
+            return Argument("lines", offset - node.data.offset, home)
         if home in self._offsets:
             return Argument("arena", self._offsets[home] + offset)
         if home in self._results:

@@ -126,7 +126,8 @@ def leaf_key(leaves: Sequence[Node], updated: Container[Node]) -> list[Any]:
             parts.append((n.dtype, n.weak, memories.setdefault(n, len(memories))))
         else:
             alias = memories.setdefault(d.memory, len(memories))
-            layout = (n.shape, n.dtype, d.storage, d.offset, d.strides)
+            strides = d.memory.constant if d.strides is None else d.strides
+            layout = (n.shape, n.dtype, d.storage, d.offset, strides)
             parts.append((*layout, alias, n in updated and may_overwrite(n)))
     return parts
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from tensorlogic.devices.arguments import CheckFailed, leaf_memory, number_word
+from tensorlogic.devices.lines import Weights
 from tensorlogic.devices.native import Launch, Program, entry
 from tensorlogic.graph import Node
 from tensorlogic.storage import POOLED, Memory, PooledMemory, padded, pool_of
@@ -40,6 +41,8 @@ class Facts(NamedTuple):
     """Word, which result, offset in bytes."""
     leaves: tuple[tuple[int, int, int], ...]
     """Word, place, offset in bytes."""
+    lines: tuple[tuple[int, int, int], ...]
+    """Leaves whose rows are interleaved: word, place, offset in bytes."""
     arena: tuple[tuple[int, int], ...]
     status: tuple[int, ...]
     numbers: tuple[tuple[int, int, str], ...]
@@ -71,11 +74,13 @@ class CpuCall:
         "_integers",
         "_launches",
         "_leaves",
+        "_lines",
         "_order",
         "_pools",
         "_results",
         "_taken",
         "_targets",
+        "_weights",
     )
 
     def __init__(
@@ -84,6 +89,7 @@ class CpuCall:
         launches: Sequence[Launch],
         order: Sequence[Node | None],
         spots: Mapping[int, int],
+        weights: Weights,
     ):
         self._facts, self._launches, self._order = facts, launches, order
         self._checks = facts.checks
@@ -102,6 +108,11 @@ class CpuCall:
             for w, p, offset in facts.leaves
             if p not in spots
         ]
+        self._weights = weights
+        self._lines = [(w, spots[p], offset) for w, p, offset in facts.lines if p in spots]
+        for w, p, offset in facts.lines:
+            if p not in spots:
+                self._constants.append((w, weights.address(order[p]) + offset))  # type: ignore
         varying = [(w, spots[p], dtype) for w, p, dtype in facts.numbers if p in spots]
         for w, p, dtype in facts.numbers:
             if p not in spots:
@@ -142,6 +153,8 @@ class CpuCall:
             words[word] = results[i].address + offset
         for word, i, offset in self._leaves:
             words[word] = leaves[i].data.memory.address + offset  # type: ignore[union-attr]
+        for word, i, offset in self._lines:
+            words[word] = self._weights.address(leaves[i]) + offset
         for word, i in self._integers:
             words[word] = int(leaves[i].number)  # type: ignore[arg-type]
         if self._floats is not None:
@@ -191,14 +204,16 @@ class _Floats:
 class CpuPlan:
     """A schedule compiled for the CPU."""
 
-    def __init__(self, facts: Facts, functions: Mapping[str, int]):
+    def __init__(self, facts: Facts, functions: Mapping[str, int], weights: Weights):
         self.facts = facts
         self.ready = facts.ready
         self._launches = [Launch(functions[name], *sizes) for name, *sizes in facts.launches]
         every = {place: place for _, place, _ in (*facts.leaves, *facts.numbers)}
         every |= {place: place for _, place in facts.targets}
-        self.run = CpuCall(facts, self._launches, (), every).run
+        every |= {place: place for _, place, _ in facts.lines}
+        self._weights = weights
+        self.run = CpuCall(facts, self._launches, (), every, weights).run
 
     def bind(self, order: Sequence[Node | None], spots: Sequence[tuple[int, int]]) -> CpuCall:
         """Runs in which only the leaves at some places change, (place, number) each."""
-        return CpuCall(self.facts, self._launches, order, dict(spots))
+        return CpuCall(self.facts, self._launches, order, dict(spots), self._weights)

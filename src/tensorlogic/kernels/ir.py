@@ -215,7 +215,10 @@ class Loop:
 @dataclass(frozen=True, eq=False)
 class BlockDot:
     """What a fold computes: sum over k < K of x[x_at + k] * W[k], where W are the elements of
-    `blocks` (i64) blocks of a quantized type that stand in a row from byte `at` of `weights` on."""
+    `blocks` (i64) blocks of a quantized type that stand in a row from byte `at` of `weights` on.
+
+    `interleaved`: the weights lie in lines of sixteen rows (llvm_interleaved.py), where `at` is what
+    it is in the file. Then the fold can't be computed otherwise."""
 
     quant: str
     blocks: Expr
@@ -223,6 +226,7 @@ class BlockDot:
     at: Expr
     x: Buffer
     x_at: Expr
+    interleaved: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -449,7 +453,8 @@ def kernel_text(kernel: Kernel) -> str:
                     d = s.dot
                     row = f"{d.weights.name}[{show(d.at, pad)}]"
                     x = f"{d.x.name}[{show(d.x_at, pad)}]"
-                    lines.append(f"{pad}dot of {show(d.blocks, pad)} {d.quant} at {row} with {x}")
+                    quant = f"interleaved {d.quant}" if d.interleaved else d.quant
+                    lines.append(f"{pad}dot of {show(d.blocks, pad)} {quant} at {row} with {x}")
                 lines.append(f"{pad}{s.kind} fold {s.index.attr} in {bound} with {inits}")
                 block(s.body, depth + 1)
                 for v, e in zip(s.acc, s.step, strict=True):

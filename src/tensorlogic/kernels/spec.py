@@ -47,7 +47,8 @@ class Matmul:
     `quants`: then b is read as blocks along k. Its buffer is u8, `b_contiguous` is "k", K a
     multiple of the block, `b_n` and `b_batch` are the bytes from one row of blocks (one batch) to
     the next, and `b_k` is 0. Only devices that say so (`Traits.block_operands`) get such products.
-    Unless it is `exact`, such a product may round a to 16 bits in blocks of it.
+    Unless it is `exact`, such a product may round a to 16 bits in blocks of it. `interleaved`: b lies
+    in lines of sixteen rows (llvm_interleaved.py), from a whole group of them on in each batch.
 
     `a_contiguous` ("k", "m" or None) and
     `b_contiguous` ("k", "n" or None) say which stride is known to be 1. For each element of the
@@ -78,6 +79,7 @@ class Matmul:
     buffers: tuple[Buffer, ...]
     params: tuple[Expr, ...] = ()
     exact: bool = False
+    interleaved: bool = False
     windows: bool = False
     fill: Expr | None = None
 
@@ -101,7 +103,8 @@ def matmul_text(spec: Matmul) -> str:
     """The product as text; equal text means the same kernel."""
     a, b = spec.a_contiguous or "strided", spec.b_contiguous or "strided"
     exact = "exact " if spec.exact else ""
-    blocks = f" in {exact}blocks of {spec.b_dtype}" if spec.quantized else ""
+    lines = "interleaved " if spec.interleaved else ""
+    blocks = f" in {exact}{lines}blocks of {spec.b_dtype}" if spec.quantized else ""
     kind = "windows of b" if spec.windows else f"b along {b}{blocks}"
     if spec.fill is not None:
         kind += f" in a border of {expr_text(spec.fill)}"

@@ -81,6 +81,8 @@ class Step:
     batch: int = 1
     problem: tuple[int, int, int] = (0, 0, 0)
     """M, N, K of a product."""
+    interleaved: frozenset[int] = frozenset()
+    """Numbers of the buffers whose rows of blocks are interleaved, where a device does that."""
 
     @property
     def all_params(self) -> tuple[Expr, ...]:
