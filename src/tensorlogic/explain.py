@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from tensorlogic import settings
 from tensorlogic.devices.base import REGISTRY
 from tensorlogic.devices.cpu_kernels import kernel_name
+from tensorlogic.devices.interleaving import interleaved
 from tensorlogic.graph import Node, inline_calls, shape_text, topological
 from tensorlogic.schedule.emit import Step, step_text
 from tensorlogic.schedule.fuse import Schedule, schedule
@@ -50,7 +51,10 @@ def _schedule(roots: Sequence[Node], device: str) -> Schedule:
 def distinct_steps(roots: Sequence[Node], device: str = "cpu") -> dict[str, Step]:
     """One step for each kernel that computing the roots (a graph without calls) takes, by text."""
     steps: dict[str, Step] = {}
-    for step in _schedule(roots, device).steps:
+    made: Sequence[Step] = _schedule(roots, device).steps
+    if device == "cpu":
+        made = interleaved(made)
+    for step in made:
         steps.setdefault(step_text(step), step)
     return steps
 

@@ -13,7 +13,7 @@ from functools import partial
 from math import ceil
 from typing import Any
 
-from tensorlogic.codegen import llvm_block_panels, llvm_interleaved, llvm_interleaved_panels
+from tensorlogic.codegen import llvm_interleaved, llvm_interleaved_panels
 from tensorlogic.codegen.emit import Module, Value
 from tensorlogic.codegen.instructions import STORED
 from tensorlogic.codegen.llvm import emit_kernel
@@ -24,6 +24,7 @@ from tensorlogic.codegen.llvm_block_panels import (
     micro_kernel,
     multiply_name,
     pack_columns,
+    pack_columns_name,
     pack_rows,
     pack_rows_name,
     panel_bytes,
@@ -153,8 +154,9 @@ def block_libraries(spec: Matmul, lanes: int, target: Target | None) -> Librarie
 
 
 def _pack_columns_name(spec: Matmul, tile: Tile) -> str:
-    of = llvm_interleaved_panels if spec.interleaved else llvm_block_panels
-    return of.pack_columns_name(spec.b_dtype, tile.nr)
+    if spec.interleaved:
+        return llvm_interleaved_panels.pack_columns_name(spec.b_dtype, tile.nr)
+    return pack_columns_name(spec.b_dtype, tile.nr)
 
 
 class _Blocks(Driver):

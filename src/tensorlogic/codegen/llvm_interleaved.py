@@ -13,12 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from tensorlogic.codegen.emit import Function, Module, Value, constant, f32, vector
 from tensorlogic.codegen.llvm_blocks import BLOCKS, BlockType
 from tensorlogic.codegen.llvm_dots import places, record_bytes
-from tensorlogic.codegen.llvm_unit import RUN, Target
+from tensorlogic.codegen.llvm_unit import Target
 
 ROWS = 16
 """Rows of a group: lanes of a vector."""
@@ -186,7 +185,9 @@ def interleave(name: str) -> str:
     units = f.load("i64", f.gep("i64", "%args", 2), 8)
     row = f.mul(units, lines.type.nbytes)
     with f.loop("%lo", "%hi") as g, f.loop(0, units) as u, f.loop(0, ROWS) as r:
-        at = f.add(f.mul(f.add(f.mul(g.index, ROWS), r.index), row), f.mul(u.index, lines.type.nbytes))
+        at = f.add(
+            f.mul(f.add(f.mul(g.index, ROWS), r.index), row), f.mul(u.index, lines.type.nbytes)
+        )
         place = f.add(f.mul(g.index, f.mul(row, ROWS)), f.mul(u.index, ROWS * lines.type.nbytes))
         given = f.gep("i8", source, at)
         out = f.gep("i8", to, f.add(place, f.mul(r.index, 4)))
@@ -233,13 +234,17 @@ class _Dots:
             with f.loop(0, units, carry=zeros) as u:
                 unit = Unit(f, f.gep("i8", group, f.mul(u.index, ROWS * t.nbytes)))
                 at = f.mul(u.index, record_bytes(t))
-                records = [f.gep("i8", "%x", f.add(f.mul("%x_stride", c), at)) for c in self.vectors]
+                records = [
+                    f.gep("i8", "%x", f.add(f.mul("%x_stride", c), at)) for c in self.vectors
+                ]
                 u.next = self._unit(unit, records, u.carried)
             for c in self.vectors:
                 total, offset = u.carried[2 * c : 2 * c + 2]
                 if not t.whole:
                     total = self._times(total, HIGH)
-                total = f.intrinsic("fma", REAL, offset, _real(t.sign if t.least else -t.zero), total)
+                total = f.intrinsic(
+                    "fma", REAL, offset, _real(t.sign if t.least else -t.zero), total
+                )
                 to = f.gep("float", "%out", f.add(f.mul("%out_stride", c), r.index))
                 f.store(REAL, total, to, 4)
         f.ret()
@@ -250,7 +255,10 @@ class _Dots:
         scales = self.lines.scales(unit)
         zero = "zeroinitializer"
         # Whole scales leave a factor, and upper digits are taken apart from lower ones.
-        sums = [[zero, zero, zero] if t.whole else [zero, *before[2 * c : 2 * c + 2]] for c in self.vectors]
+        sums = [
+            [zero, zero, zero] if t.whole else [zero, *before[2 * c : 2 * c + 2]]
+            for c in self.vectors
+        ]
         for s, words in enumerate(self.lines.parts):
             by, least = self._by(unit, scales, s)
             digits = [unit.digits(w) for w in words]

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from tensorlogic.codegen.emit import Module
+from tensorlogic.codegen.llvm_interleaved import ROWS
 from tensorlogic.codegen.llvm_rows import emit_dot_kernel
 from tensorlogic.codegen.rewrite import roughened
 from tensorlogic.devices import products
@@ -90,6 +91,8 @@ def _launch(step: Step, name: str) -> tuple[str, int, int, int]:
     if step.setup:  # each chunk computes it: many rows for one of it, but some for each thread
         worth = SETUP * step.setup // step.cost
         chunk = max(chunk, min(worth, -(-step.work // (2 * threads()))))
+    if step.interleaved:  # whole groups
+        chunk = -(-chunk // ROWS) * ROWS
     return name, words, step.work, chunk
 
 

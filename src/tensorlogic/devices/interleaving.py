@@ -78,7 +78,7 @@ def _rows(step: Step, made: dict[tuple[int, frozenset[int]], Kernel]) -> Step:
     folds = {s: s.dot for s in _direct_folds(kernel) if s.dot is not None}
     good = {s for s, dot in folds.items() if _suits(step, kernel, dot, numbers)}
     others = [e for s in walk(kernel.body) for e in exprs_of(s)]
-    inside = {e for fold in good for s in walk([fold]) for e in exprs_of(s)}
+    inside = {e for fold in good for s in walk((fold,)) for e in exprs_of(s)}
     read = {_buffer(n) for e in others if e not in inside for n in nodes_of(e)}
     read |= {dot.weights for s, dot in folds.items() if s not in good}
     chosen = {s for s in good if folds[s].weights not in read}

@@ -217,8 +217,8 @@ class BlockDot:
     """What a fold computes: sum over k < K of x[x_at + k] * W[k], where W are the elements of
     `blocks` (i64) blocks of a quantized type that stand in a row from byte `at` of `weights` on.
 
-    `interleaved`: the weights lie in lines of sixteen rows (llvm_interleaved.py), where `at` is what
-    it is in the file. Then the fold can't be computed otherwise."""
+    `interleaved`: the weights lie in lines of sixteen rows (llvm_interleaved.py), `at` is what it
+    is in the file. Then the fold can't be computed otherwise."""
 
     quant: str
     blocks: Expr

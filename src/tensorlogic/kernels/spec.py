@@ -47,8 +47,9 @@ class Matmul:
     `quants`: then b is read as blocks along k. Its buffer is u8, `b_contiguous` is "k", K a
     multiple of the block, `b_n` and `b_batch` are the bytes from one row of blocks (one batch) to
     the next, and `b_k` is 0. Only devices that say so (`Traits.block_operands`) get such products.
-    Unless it is `exact`, such a product may round a to 16 bits in blocks of it. `interleaved`: b lies
-    in lines of sixteen rows (llvm_interleaved.py), from a whole group of them on in each batch.
+    Unless it is `exact`, such a product may round a to 16 bits in blocks of it. `interleaved`: b
+    lies in lines of sixteen rows (llvm_interleaved.py), in each batch from a whole group of them
+    on.
 
     `a_contiguous` ("k", "m" or None) and
     `b_contiguous` ("k", "n" or None) say which stride is known to be 1. For each element of the
