@@ -24,8 +24,18 @@ _THREADS = (
 )
 _PYTHON = (
     "PyLong_AsVoidPtr",
+    "PyLong_AsLongLong",
     "PyLong_FromLong",
+    "PyLong_FromVoidPtr",
+    "PyFloat_AsDouble",
+    "PyTuple_New",
+    "PyTuple_SetItem",
+    "PyBytes_FromStringAndSize",
+    "PyBytes_AsString",
+    "Py_DecRef",
     "PyErr_CheckSignals",
+    "PyErr_Occurred",
+    "PyErr_BadInternalCall",
     "PyErr_NoMemory",
     "PyEval_SaveThread",
     "PyEval_RestoreThread",
