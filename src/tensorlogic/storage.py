@@ -31,7 +31,8 @@ class Memory:
     `address` and `nbytes` say where it lies; `owner` keeps it alive. `owned` memory was allocated
     here, so that a kernel may write into it; memory of a file or of a NumPy array is only read.
     `shared` is set once a view of it was handed out, after which nothing may write in place.
-    `copies` holds what devices with memory of their own keep of it, by device.
+    `copies` holds what devices with memory of their own keep of it, by device. `stays`: whether the
+    address stays what it is.
     """
 
     __slots__ = (
@@ -45,6 +46,7 @@ class Memory:
         "serial",
         "shared",
     )
+    stays = True
 
     def __init__(self, base: Bytes, owner: object, owned: bool, address: int | None = None):
         self.base = base
@@ -102,7 +104,6 @@ class Memory:
 SMALL = 1 << 16
 """Bytes of results at most that the native runner makes room for: the allocator of Python and C has
 such memory at hand."""
-_new = object.__new__
 
 
 class SmallMemory(Memory):
@@ -115,15 +116,11 @@ class SmallMemory(Memory):
     owned = True
     start: int
 
-    @classmethod
-    def of_bytes(cls, owner: bytes | bytearray, address: int, start: int, nbytes: int) -> SmallMemory:
-        """What a constructor would make, in less time: small results are made by the million."""
-        memory: SmallMemory = _new(cls)
-        memory.owner, memory.address, memory.start, memory.nbytes = owner, address, start, nbytes
-        memory.shared = False
-        memory.copies = None
-        memory.serial = next(serials)
-        return memory
+    def __init__(self, owner: bytes | bytearray, address: int, start: int, nbytes: int):
+        self.owner, self.address, self.start, self.nbytes = owner, address, start, nbytes
+        self.shared = False
+        self.copies = None
+        self.serial = next(serials)
 
     @property
     def base(self) -> Bytes:  # type: ignore[override]

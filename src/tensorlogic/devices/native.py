@@ -52,7 +52,7 @@ _AT_WANTED, _AT_SPINS, _AT_SMALL_BUSY, _AT_SET_BYTES, _AT_SMALL_SLOT, _AT_SET = 
 )
 _SET_BYTES = 128
 _HEADER_WORDS, _RECORD_WORDS = 16, 24
-_METH_O, _METH_FASTCALL = 0x8, 0x80
+_METH_O = 8
 _CALL_WORDS, _RESULT_WORDS, _PATCH_WORDS = 8, 2, 4
 RESULT, ADDRESS, INTEGER, FLOAT = range(4)
 """Kinds of patches."""
@@ -193,7 +193,7 @@ class _Runner:
         self._allow_cpus()
         symbols.keep_forever(self._pool)
         self.call = self._builtin()
-        self.bound = self._method("call_builtin", _METH_FASTCALL)
+        self.bound = self._method("call_builtin")
         if hasattr(os, "register_at_fork"):
             # Workers end before a fork, so that no lock is held and no thread is missing after it.
             os.register_at_fork(
@@ -228,10 +228,10 @@ class _Runner:
         """`run` as a CPython builtin: a fifth of the cost of a call through ctypes."""
         if sys.implementation.name != "cpython":
             return self._checked(ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p))
-        return _builtin_of(self._method("run_builtin", _METH_O), None)
+        return _builtin_of(self._method("run_builtin"), None)
 
-    def _method(self, name: str, flags: int) -> _MethodDef:
-        method = _MethodDef(name.encode(), self.functions[name], flags, None)
+    def _method(self, name: str) -> _MethodDef:
+        method = _MethodDef(name.encode(), self.functions[name], _METH_O, None)
         symbols.keep_forever(method)
         return method
 
@@ -355,9 +355,10 @@ class Patch(NamedTuple):
     offset: int = 0
 
 
-Bound = Callable[..., tuple[Any, ...]]
-"""A program as a function of its inputs, addresses and numbers. For each new result it returns what
-owns its memory, its address (a multiple of 64), and how many bytes into the owner it begins."""
+Bound = Callable[[list[Any]], tuple[Any, ...]]
+"""A program as a function of its inputs, a list of addresses and numbers. For each new result it
+returns what owns its memory, its address (a multiple of 64), and how many bytes into the owner that
+is."""
 
 
 def bind(program: Program, inputs: int, results: Sequence[int], patches: Sequence[Patch]) -> Bound:
@@ -370,21 +371,17 @@ def bind(program: Program, inputs: int, results: Sequence[int], patches: Sequenc
     block = _Memory(_CALL_WORDS + _RESULT_WORDS * len(results) + _PATCH_WORDS * len(patches))
     words = block.words
     first = program.address + program.words_at
-    words[:5] = memoryview(
-        array("q", (program.address, first, inputs, len(results), len(patches)))
-    )
+    words[:5] = memoryview(array("q", (program.address, first, inputs, len(results), len(patches))))
     rows = [n for nbytes in results for n in (nbytes, 0)] + [n for p in patches for n in p]
     words[_CALL_WORDS:] = memoryview(array("q", rows))
     program.keep(block)
     return _builtin_of(_runner().bound, block.address)
 
 
-def _bound_in_python(
-    program: Program, results: Sequence[int], patches: Sequence[Patch]
-) -> Bound:
+def _bound_in_python(program: Program, results: Sequence[int], patches: Sequence[Patch]) -> Bound:
     """What the builtin does, for other implementations of Python."""
 
-    def call(*given: Any) -> tuple[Any, ...]:
+    def call(given: list[Any]) -> tuple[Any, ...]:
         made: list[Any] = []
         for nbytes in results:
             owner = bytearray(nbytes + 64)

@@ -9,10 +9,11 @@ program, and a program to one run at a time; results own their memory.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from tensorlogic.computed import computed
 from tensorlogic.devices.arguments import CheckFailed, leaf_memory, number_word
 from tensorlogic.devices.native import (
     ADDRESS,
@@ -25,10 +26,8 @@ from tensorlogic.devices.native import (
     Program,
     bind,
 )
-from tensorlogic.graph import Node
+from tensorlogic.graph import Node, like, word_of
 from tensorlogic.storage import SMALL, Memory, SmallMemory, padded
-
-of_bytes = SmallMemory.of_bytes
 
 
 class Facts(NamedTuple):
@@ -82,7 +81,7 @@ class CpuCall:
         "_facts",
         "_free",
         "_launches",
-        "_made",
+        "_makes",
         "_order",
         "_patches",
         "_sizes",
@@ -105,7 +104,7 @@ class CpuCall:
             if place >= 0
         }
         self._sizes = [padded(nbytes) for nbytes, _ in facts.targets]
-        self._made = not self._taken and max(self._sizes, default=0) <= SMALL
+        self._makes = not self._taken and max(self._sizes, default=0) <= SMALL
         self._constants = [
             (w, leaf_memory(order, p).address + offset)
             for w, p, offset in facts.leaves
@@ -120,7 +119,7 @@ class CpuCall:
         # None where all that `run` takes is used as it comes.
         self._used = None if used == list(range(len(spots))) else used
         which = {i: k for k, i in enumerate(used)}
-        kind, first = (RESULT, 0) if self._made else (ADDRESS, len(used))
+        kind, first = (RESULT, 0) if self._makes else (ADDRESS, len(used))
         self._patches = [
             *(Patch(w, ADDRESS, which[i], offset) for w, i, offset in leaves),
             *(Patch(w, FLOAT if t == "f32" else INTEGER, which[i]) for w, i, t in numbers),
@@ -142,34 +141,52 @@ class CpuCall:
             words[word] = value
         for word, value in self._constants:
             words[word] = value
-        run = bind(program, inputs, self._sizes if self._made else (), self._patches)
+        run = bind(program, inputs, self._sizes if self._makes else (), self._patches)
         return _Instance(program, run, arena, status)
 
-    def run(self, leaves: Sequence[Node]) -> list[Memory]:
+    def run(self, leaves: Sequence[Node], /) -> list[Memory]:
         """The memory of each root. Raises CheckFailed where a status word counted something."""
-        used = leaves if self._used is None else [leaves[i] for i in self._used]
-        given = [n.number if n.data is None else n.data.memory.address for n in used]
-        results = None
-        if not self._made:
+        if not self._makes:
             results = self._allocated(leaves)
-            given += [memory.address for memory in results]
+            self._start(leaves, [memory.address for memory in results])
+            return results
+        made = iter(self._start(leaves))
+        return [
+            SmallMemory(owner, address, start, nbytes)
+            for owner, address, start, nbytes in zip(made, made, made, self._sizes, strict=True)
+        ]
+
+    def leaves(self, leaves: Sequence[Node], kinds: Sequence[Node], /) -> list[Node]:
+        """The results of a run as leaves like `kinds`."""
+        if not self._makes:
+            return list(map(like, kinds, self.run(leaves)))
+        made = self._start(leaves)
+        if len(made) == 3:
+            owner, address, start = made
+            return [computed(kinds[0], owner, address, start)]
+        return list(map(computed, kinds, made[::3], made[1::3], made[2::3]))
+
+    def _start(self, leaves: Sequence[Node], results: Sequence[int] = ()) -> tuple[Any, ...]:
+        """Run a program for these leaves, with the addresses of results that are not made there."""
+        if self._used is not None:
+            leaves = [leaves[i] for i in self._used]
+        words: list[Any] = []
+        for n in leaves:  # a comprehension is a function of its own up to Python 3.11
+            words.append(n.word or word_of(n))
+        if results:
+            words += results
         try:
             instance = self._free.pop()
         except IndexError:  # the first run, or another thread has it
-            instance = self._instance(len(given))
+            instance = self._instance(len(words))
         if self._checks:
             instance.status.base[:] = 0
-        made = instance.run(*given)
+        made = instance.run(words)
         failed = self._failed(instance) if self._checks else None
         self._free.append(instance)
         if failed is not None:
             raise CheckFailed(failed)
-        if results is not None:
-            return results
-        if len(made) == 3:
-            return [of_bytes(*made, self._sizes[0])]
-        items = iter(made)
-        return [of_bytes(*next3, n) for *next3, n in zip(items, items, items, self._sizes, strict=True)]
+        return made
 
     def _failed(self, instance: _Instance) -> int | None:
         """The place of the first check that counted something."""

@@ -80,6 +80,8 @@ declare ptr @PyLong_FromLong(i64)
 declare i64 @PyLong_AsLongLong(ptr)
 declare ptr @PyLong_FromVoidPtr(ptr)
 declare double @PyFloat_AsDouble(ptr)
+declare i64 @PyList_Size(ptr)
+declare ptr @PyList_GetItem(ptr, i64)
 declare ptr @PyTuple_New(i64)
 declare i32 @PyTuple_SetItem(ptr, i64, ptr)
 declare ptr @PyBytes_FromStringAndSize(ptr, i64)
@@ -704,11 +706,11 @@ raise:
   ret i1 false
 }
 
-; A program as a function, a CPython builtin (METH_FASTCALL) whose self is the address of a %call as
-; an int. It takes addresses and numbers, writes them and the addresses of new results where the
+; A program as a function, a CPython builtin (METH_O) whose self is the address of a %call as an int.
+; It takes a list of addresses and numbers, writes them and the addresses of new results where the
 ; patches say, runs the program, and returns a tuple with the three items of each result. All objects
 ; are made before the first word is written: that may run other Python code.
-define ptr @call_builtin(ptr %self, ptr %given, i64 %count) nounwind {
+define ptr @call_builtin(ptr %self, ptr %given) nounwind {
 entry:
   %call = call ptr @PyLong_AsVoidPtr(ptr %self)
   %at.words = getelementptr %call, ptr %call, i32 0, i32 1
@@ -722,11 +724,12 @@ entry:
   %patches = load i64, ptr %at.patches
   %first.result = getelementptr %call, ptr %call, i64 1
   %first.patch = getelementptr %result, ptr %first.result, i64 %results
+  %count = call i64 @PyList_Size(ptr %given)
   %fits = icmp eq i64 %count, %inputs
   br i1 %fits, label %begin, label %misused
 misused:
   call void @PyErr_BadInternalCall()
-  ret ptr null
+  br label %raise
 begin:
   %items = mul i64 %results, 3
   %tuple = call ptr @PyTuple_New(i64 %items)
@@ -768,22 +771,19 @@ from.result:
   %of.result = add i64 %home, %offset
   br label %write
 from.address:
-  %at.given = getelementptr ptr, ptr %given, i64 %which
-  %object = load ptr, ptr %at.given
+  %object = call ptr @PyList_GetItem(ptr %given, i64 %which)
   %place = call ptr @PyLong_AsVoidPtr(ptr %object)
   %base = ptrtoint ptr %place to i64
   %of.input = add i64 %base, %offset
   %is.null = icmp eq ptr %place, null
   br i1 %is.null, label %doubt, label %write
 from.int:
-  %at.int = getelementptr ptr, ptr %given, i64 %which
-  %int.object = load ptr, ptr %at.int
+  %int.object = call ptr @PyList_GetItem(ptr %given, i64 %which)
   %int = call i64 @PyLong_AsLongLong(ptr %int.object)
   %int.odd = icmp eq i64 %int, -1
   br i1 %int.odd, label %doubt, label %write
 from.float:
-  %at.float = getelementptr ptr, ptr %given, i64 %which
-  %float.object = load ptr, ptr %at.float
+  %float.object = call ptr @PyList_GetItem(ptr %given, i64 %which)
   %double = call double @PyFloat_AsDouble(ptr %float.object)
   %float = fptrunc double %double to float
   %bits = bitcast float %float to i32

@@ -28,6 +28,8 @@ _PYTHON = (
     "PyLong_FromLong",
     "PyLong_FromVoidPtr",
     "PyFloat_AsDouble",
+    "PyList_Size",
+    "PyList_GetItem",
     "PyTuple_New",
     "PyTuple_SetItem",
     "PyBytes_FromStringAndSize",
