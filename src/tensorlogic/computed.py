@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tensorlogic.graph import Node
 from tensorlogic.locks import DESCRIBE
-from tensorlogic.storage import SmallMemory, Strided, contiguous_strides, padded, serials
+from tensorlogic.storage import Memory, SmallMemory, Strided, contiguous_strides, padded, serials
 
 
 class Computed(Node):
@@ -16,7 +16,7 @@ class Computed(Node):
     _data: Strided | None
     _kind: Node
     _start: int
-    _whose: bytes | bytearray
+    _whose: Memory | bytes | bytearray
 
     op = number = None
     args = attrs = ()
@@ -40,18 +40,22 @@ class Computed(Node):
         return found
 
     def _described(self) -> Strided:
-        assert isinstance(self.word, int)
-        nbytes = padded(self.size * self.dtype.itemsize)
-        memory = SmallMemory(self._whose, self.word, self._start, nbytes)
+        memory = self._whose
+        if not isinstance(memory, Memory):
+            assert isinstance(self.word, int)
+            nbytes = padded(self.size * self.dtype.itemsize)
+            memory = SmallMemory(memory, self.word, self._start, nbytes)
         return Strided(memory, self.dtype.name, 0, contiguous_strides(self.shape))
 
 
-def computed(kind: Node, owner: bytes | bytearray, address: int, start: int) -> Computed:
-    """A leaf with the facts of another, with its values at `address`, `start` bytes into
-    `owner`."""
+def computed(
+    kind: Node, whose: Memory | bytes | bytearray, address: int | None = None, start: int = 0
+) -> Computed:
+    """A leaf with the facts of another, its values in memory of its own, or at `address`, which is
+    `start` bytes into an object that owns them."""
     node = Computed()
     node._kind = kind
-    node._whose = owner
+    node._whose = whose
     node._start = start
     node._data = None
     node.word = address

@@ -8,7 +8,6 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tensorlogic.dtypes import DType, bool_, float32, int32
@@ -18,7 +17,7 @@ from tensorlogic.storage import contiguous_strides, serials
 
 if TYPE_CHECKING:
     from tensorlogic.ops import Op
-    from tensorlogic.storage import Memory, Strided
+    from tensorlogic.storage import Strided
 
 Shape = tuple[int, ...]
 Form = Recipe | Layout
@@ -181,15 +180,6 @@ def leaf(
     node.data = data
     node.device = device
     node.name = name
-    return node
-
-
-def like(kind: Node, memory: Memory) -> Node:
-    """A leaf with the facts of another, its values in memory of its own."""
-    assert kind.data is not None
-    node = _leaf(kind.shape, kind.dtype, kind.weak)
-    node.data = replace(kind.data, memory=memory)
-    node.device, node.made, node.kind, node.form = kind.device, kind.made, kind.kind, kind.form
     return node
 
 

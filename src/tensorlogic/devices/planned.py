@@ -9,8 +9,9 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tensorlogic import settings
+from tensorlogic.computed import computed
 from tensorlogic.devices.arguments import CheckFailed, result_data
-from tensorlogic.graph import Node, inline_calls, layout_of_leaf, like, may_overwrite, topological
+from tensorlogic.graph import Node, inline_calls, layout_of_leaf, may_overwrite, topological
 from tensorlogic.locks import COMPUTE
 from tensorlogic.ops import CONVERT, UPDATE
 from tensorlogic.storage import Memory
@@ -69,7 +70,7 @@ class Bound:
             return self._plan.run(order)
 
     def leaves(self, inputs: Sequence[Node], kinds: Sequence[Node], /) -> list[Node]:
-        return list(map(like, kinds, self.run(inputs)))
+        return list(map(computed, kinds, self.run(inputs)))
 
 
 class Kept(NamedTuple):

@@ -26,7 +26,7 @@ from tensorlogic.devices.native import (
     Program,
     bind,
 )
-from tensorlogic.graph import Node, like, word_of
+from tensorlogic.graph import Node, word_of
 from tensorlogic.storage import SMALL, Memory, SmallMemory, padded
 
 
@@ -159,7 +159,7 @@ class CpuCall:
     def leaves(self, leaves: Sequence[Node], kinds: Sequence[Node], /) -> list[Node]:
         """The results of a run as leaves like `kinds`."""
         if not self._makes:
-            return list(map(like, kinds, self.run(leaves)))
+            return list(map(computed, kinds, self.run(leaves)))
         made = self._start(leaves)
         if len(made) == 3:
             owner, address, start = made
