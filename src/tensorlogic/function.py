@@ -8,11 +8,11 @@ import inspect
 import linecache
 import os
 import sys
-import threading
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,13 +33,8 @@ MAX_TRACES = 64
 _Parameter = inspect.Parameter
 
 
-class _Thread(threading.local):
-    """How many traces are under way in this thread: within them, calls inline."""
-
-    traces = 0
-
-
-_thread = _Thread()
+_tracing: list[int] = []
+"""The threads in which traces are under way, one entry for each: within them, calls inline."""
 
 
 def function(fn: _F) -> _F:
@@ -95,7 +90,7 @@ class _Trace:
     """What tracing the body for one signature gave.
 
     inputs: which leaves of the arguments the traced graph takes. consumed: which leaves `update`
-    has used up. weak: which outputs are numbers. owners: the objects whose ids the signature holds.
+    has used up. owners: the objects whose ids the signature holds.
     """
 
     graph: TracedFunction
@@ -103,7 +98,6 @@ class _Trace:
     result: Any
     guards: tuple[Guard, ...]
     consumed: tuple[int, ...]
-    weak: tuple[int, ...]
     owners: list[Any]
 
 
@@ -120,7 +114,7 @@ class Function:
         self._signature: Signature | None = None
         self._traces: dict[Any, _Trace] = {}
         self._seen: dict[Any, _Trace] = {}
-        self._ready: dict[Any, tuple[_Trace, calls.Ready | None]] = {}
+        self._ready: dict[Any, calls.Ready] = {}
         # A copy without annotations: looking at those of Python 3.14 would evaluate them.
         bare = types.FunctionType(
             fn.__code__, fn.__globals__, fn.__name__, fn.__defaults__, fn.__closure__
@@ -129,7 +123,7 @@ class Function:
         self._parameters = inspect.signature(bare)
         kinds = {p.kind for p in self._parameters.parameters.values()}
         self._plain = kinds <= {_Parameter.POSITIONAL_ONLY, _Parameter.POSITIONAL_OR_KEYWORD}
-        self._count = len(self._parameters.parameters)
+        self._count = len(self._parameters.parameters) if self._plain else -1
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
@@ -138,22 +132,21 @@ class Function:
         return f"<tl.function {self.__wrapped__.__qualname__}>"
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        if kwargs or not self._plain or len(args) != self._count:
+        if kwargs or len(args) != self._count:
             args = self._arrange(args, kwargs)
-        if _thread.traces:
+        if _tracing and get_ident() in _tracing:
             return self._inline(args)
         given: list[Node] = []
         quick = calls.key_of(args, given)
-        kept = self._ready.get(quick) if quick is not None else None
-        if (
-            kept is not None
-            and kept[1] is not None
-            and (not kept[0].guards or hold(kept[0].guards))
-        ):
-            results = kept[1].run(given)
-            if results is not None:
-                result = kept[0].result
-                return wrap(results[0]) if type(result) is _Output else _fill(result, results, ())
+        ready = self._ready.get(quick)
+        if ready is not None:
+            trace, run, kinds, inputs = ready
+            if run is not None and (not trace.guards or hold(trace.guards)):
+                results = run(given if inputs is None else inputs(given), kinds)
+                template = trace.result
+                if type(template) is _Output:
+                    return wrap(results[0])
+                return _fill(template, results, ())
         leaves: list[Tensor] = []
         key: list[Any] = []
         for value in args:
@@ -164,23 +157,20 @@ class Function:
             trace = self._trace(args, leaves)
             self._remember(signature, trace)
         nodes = graph.record_call(trace.graph, [leaves[i]._node for i in trace.inputs])
-        for i in trace.weak:
-            nodes[i].weak = True
-        if quick is not None and (kept is None or kept[0] is not trace):
-            self._note(quick, trace, nodes)
+        if quick is not None and (ready is None or ready.trace is not trace):
+            self._note(quick, trace, nodes, len(leaves))
         result = _fill(trace.result, nodes, leaves)
         for i in trace.consumed:
-            leaves[i]._node.consumed = True  # the node, for other tensors may name it too
+            leaves[i]._node.consume()  # the node, for other tensors may name it too
         return result
 
-    def _note(self, quick: Any, trace: _Trace, nodes: Sequence[Node]) -> None:
+    def _note(self, quick: Any, trace: _Trace, nodes: Sequence[Node], count: int) -> None:
         """A call that comes a second time is made ready, if it can be."""
         if trace is not self._seen.pop(quick, None):
             self._seen[quick] = trace
             return
         simple = not trace.consumed and not _gives(trace.result)
-        ready = calls.make_ready(nodes, trace.inputs) if simple and nodes else None
-        self._ready[quick] = (trace, ready)
+        self._ready[quick] = calls.make_ready(trace, nodes if simple else (), trace.inputs, count)
         for kept in (self._seen, self._ready):
             while len(kept) > MAX_TRACES:
                 kept.pop(next(iter(kept)), None)
@@ -215,11 +205,11 @@ class Function:
         stand_ins = iter(inner)
         opaque: list[Any] = []
         values = tuple(_replace(a, stand_ins, opaque) for a in args)
-        _thread.traces += 1
+        _tracing.append(get_ident())
         try:
             result = self._run(values)
         finally:
-            _thread.traces -= 1
+            _tracing.remove(get_ident())
         self._check_result(binding, result)
         self.traces += 1
 
@@ -234,7 +224,6 @@ class Function:
             template,
             guards,
             tuple(i for i, n in enumerate(inputs) if n.consumed),
-            tuple(i for i, n in enumerate(outputs) if n.weak),
             opaque,
         )
 
@@ -283,10 +272,9 @@ class Function:
         holders: dict[int, list[Tensor]] = {}
         for tensor in reach.tensors.values():
             node = tensor._hold
-            if node is not None:
-                holders.setdefault(id(node), []).append(tensor)
-                if node.data is not None:
-                    holders.setdefault(id(node.data.memory), []).append(tensor)
+            holders.setdefault(id(node), []).append(tensor)
+            if node.data is not None:
+                holders.setdefault(id(node.data.memory), []).append(tensor)
         captured: list[Tensor] = []
         ahead = list(nodes)
         seen = {id(n) for n in inputs}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensorlogic.dtypes import DType, bool_, float32, int32
 from tensorlogic.errors import DeviceError, ShapeError
+from tensorlogic.forms import Kind, Layout, Recipe, kind_of, layout_of, recipe_of
 from tensorlogic.storage import contiguous_strides, serials
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from tensorlogic.storage import Strided
 
 Shape = tuple[int, ...]
+Form = Recipe | Layout
 
 
 class Node:
@@ -30,8 +32,10 @@ class Node:
     placeholder of a function that is being traced. `pending` counts the ops on the longest path
     that are not evaluated yet; `uses` counts the nodes that were recorded with this one as input;
     `consumed` nodes were replaced by an update and must not be named again.
-    `serial` numbers the nodes in the order of their making. `layout` is kept for ready
-    calls; `made` is set for what one of them computed: the traced output that it is.
+    `serial` numbers the nodes in the order of their making. `form` is the recipe of a recorded node
+    and, once it was asked for, the layout of a leaf; `kind` the kind, once it was asked for; `word`
+    the address or number that native code is given of a leaf, once it was asked for; `made` is set
+    for what a ready call computed: the traced output that it is.
     """
 
     __slots__ = (
@@ -42,7 +46,8 @@ class Node:
         "data",
         "device",
         "dtype",
-        "layout",
+        "form",
+        "kind",
         "made",
         "name",
         "number",
@@ -54,53 +59,29 @@ class Node:
         "traced",
         "uses",
         "weak",
+        "word",
     )
+    # Nodes are made by the functions below, which set all of these: a constructor would cost more.
+    args: tuple[Node, ...]
+    attrs: tuple[Any, ...]
+    consumed: bool
+    data: Strided | None
     device: str | None
+    dtype: DType
+    form: Form | None
+    kind: Kind | None
+    made: Node | None
+    name: str
+    number: float | int | bool | None
+    op: Op | None
     pending: int
+    serial: int
+    shape: Shape
+    site: str
     traced: bool
-
-    def __init__(
-        self,
-        op: Op | None,
-        args: tuple[Node, ...],
-        attrs: tuple[Any, ...],
-        shape: Shape,
-        dtype: DType,
-    ):
-        self.op = op
-        self.args = args
-        self.attrs = attrs
-        self.shape = shape
-        self.dtype = dtype
-        self.data: Strided | None = None
-        self.number: float | int | bool | None = None
-        self.name = ""
-        self.site = ""
-        self.weak = False
-        self.uses = 0
-        self.consumed = False
-        self.layout: object | None = None
-        self.made: Node | None = None
-        self.serial = next(serials)
-        device: str | None = None
-        traced = False
-        pending = 0
-        for a in args:
-            a.uses += 1
-            if a.traced:
-                traced = True
-            if a.pending > pending:
-                pending = a.pending
-            if a.device is not None and a.device != device:
-                if device is not None:
-                    raise DeviceError(
-                        f"{op}: one tensor is on {device!r}, another on {a.device!r}; "
-                        f"move one with `.to(...)`"
-                    )
-                device = a.device
-        self.device = device
-        self.traced = traced
-        self.pending = pending + 1 if op is not None else 0
+    uses: int
+    weak: bool
+    word: float | int | None
 
     @property
     def size(self) -> int:
@@ -120,27 +101,73 @@ class Node:
         self.args = ()
         self.attrs = ()
         self.pending = 0
+        self.form = None
+
+    def consume(self) -> None:
+        """An update has replaced it: from now on, to name it is an error."""
+        self.consumed = True
+        self.form = None  # so that a ready call refuses it
 
 
-_new = object.__new__
+def record(recipe: Recipe, args: tuple[Node, ...]) -> Node:
+    """A node made of its arguments as a recipe says."""
+    node = Node()
+    node.op = recipe.op
+    node.args = args
+    node.attrs = recipe.attrs
+    node.shape = recipe.shape
+    node.dtype = recipe.dtype
+    node.weak = recipe.weak
+    node.kind = recipe.kind
+    node.form = recipe
+    node.data = node.number = node.word = node.made = None
+    node.name = node.site = ""
+    node.uses = 0
+    node.consumed = False
+    node.serial = next(serials)
+    device: str | None = None
+    traced = False
+    pending = 0
+    for a in args:
+        a.uses += 1
+        if a.traced:
+            traced = True
+        if a.pending > pending:
+            pending = a.pending
+        if a.device is not device and a.device is not None and a.device != device:
+            if device is not None:
+                raise DeviceError(
+                    f"{recipe.op}: one tensor is on {device!r}, another on {a.device!r}; "
+                    f"move one with `.to(...)`"
+                )
+            device = a.device
+    node.device = device
+    node.traced = traced
+    node.pending = pending + 1
+    return node
 
 
-def _leaf(
-    shape: Shape, dtype: DType, data: Strided | None, number: float | int | bool | None, weak: bool
+def apply(
+    op: Op, args: tuple[Node, ...], attrs: tuple[Any, ...], shape: Shape, dtype: DType
 ) -> Node:
-    """What `Node` makes without an op, but without its detours: leaves are made by the million."""
-    node: Node = _new(Node)
-    node.op = None
+    """A node that an op makes of its arguments."""
+    node = record(recipe_of(op, attrs, shape, dtype, False), args)
+    node.attrs = attrs  # as they are: those of the recipe are only equal, as 1 and 1.0 are
+    return node
+
+
+def _leaf(shape: Shape, dtype: DType, weak: bool) -> Node:
+    """A node without an op, whose values are given next."""
+    node = Node()
+    node.op = node.data = node.number = node.word = node.made = node.device = None
+    node.kind = node.form = None
     node.args = node.attrs = ()
     node.shape = shape
     node.dtype = dtype
-    node.data = data
-    node.number = number
     node.name = node.site = ""
     node.weak = weak
     node.uses = node.pending = 0
     node.consumed = node.traced = False
-    node.layout = node.made = node.device = None
     node.serial = next(serials)
     return node
 
@@ -149,34 +176,73 @@ def leaf(
     data: Strided, shape: Shape, dtype: DType, device: str | None = None, name: str = ""
 ) -> Node:
     """A node whose values are there."""
-    node = _leaf(shape, dtype, data, None, False)
+    node = _leaf(shape, dtype, False)
+    node.data = data
     node.device = device
     node.name = name
     return node
 
 
-def like(kind: Node, data: Strided) -> Node:
-    """A leaf with the facts of the result of a ready call."""
-    node = _leaf(kind.shape, kind.dtype, data, None, kind.weak)
-    node.made = kind.made
-    node.device = kind.device
-    return node
+def kind_of_node(node: Node) -> Kind:
+    """The kind of a node, from now on kept with it."""
+    kind = node.kind = kind_of(node.shape, node.dtype, node.weak)
+    return kind
+
+
+def layout_of_leaf(node: Node) -> Layout:
+    """The layout of a leaf, from now on kept with it unless it is consumed."""
+    d = node.data
+    facts: tuple[Any, ...] = (None, None, None)
+    if d is not None:
+        # What may be made of blocks depends on whether they stay as they are.
+        strides = d.memory.constant if d.strides is None else d.strides
+        facts = d.storage, d.offset, strides
+    layout = layout_of(node.shape, node.dtype, node.weak, *facts, node.device)
+    if not node.consumed:
+        node.form = layout
+    return layout
+
+
+def word_of(leaf: Node) -> Any:
+    """The number of a leaf, or the address of its memory; kept with it if it stays the same."""
+    if leaf.data is None:
+        return leaf.number
+    memory = leaf.data.memory
+    address = memory.address
+    if memory.stays:
+        leaf.word = address
+    return address
+
+
+GONE = _leaf((), bool_, False)
+"""What a tensor holds after its update."""
+GONE.consume()
 
 
 _BEYOND_FLOAT32 = (2 - 2.0**-24) * 2.0**127
 """From here on, a number rounds to infinity in float32."""
 
 
+_NUMBERS: dict[DType, tuple[Kind, Layout]] = {
+    d: (kind_of((), d, True), layout_of((), d, True)) for d in (bool_, int32, float32)
+}
+
+
 def number(value: float | int | bool) -> Node:
     """A Python number as a weak 0-d node; its value is a run-time parameter of kernels."""
     if isinstance(value, bool):
-        return _leaf((), bool_, None, value, True)
-    if isinstance(value, int) and -(2**31) <= value < 2**31:
-        return _leaf((), int32, None, value, True)
-    value = float(value)
-    if not -_BEYOND_FLOAT32 < value < _BEYOND_FLOAT32:
-        value = value if math.isnan(value) else math.copysign(math.inf, value)
-    return _leaf((), float32, None, value, True)
+        dtype: DType = bool_
+    elif isinstance(value, int) and -(2**31) <= value < 2**31:
+        dtype = int32
+    else:
+        dtype = float32
+        value = float(value)
+        if not -_BEYOND_FLOAT32 < value < _BEYOND_FLOAT32:
+            value = value if math.isnan(value) else math.copysign(math.inf, value)
+    node = _leaf((), dtype, True)
+    node.number = node.word = value
+    node.kind, node.form = _NUMBERS[dtype]
+    return node
 
 
 def placeholder(
@@ -188,8 +254,8 @@ def placeholder(
     storage: str | None = None,
 ) -> Node:
     """An input of a function that is being traced. Weak ones stand for Python numbers."""
-    node = Node(None, (), (storage or dtype.name,), shape, dtype)
-    node.weak = weak
+    node = _leaf(shape, dtype, weak)
+    node.attrs = (storage or dtype.name,)
     node.device = device
     node.traced = True
     return node
@@ -236,19 +302,18 @@ def record_call(traced: TracedFunction, args: Sequence[Node]) -> tuple[Node, ...
     """The outputs of a traced function for other inputs, recorded but not run."""
     from tensorlogic.ops import CALL
 
-    out = []
     inputs = tuple(args)
     call = Call(traced)
+    out: list[Node] = []
     for i, o in enumerate(traced.outputs):
-        if not i:
-            first = node = Node(CALL, inputs, (call, 0), o.shape, o.dtype)
+        recipe = Recipe(CALL, (call, i), o.shape, o.dtype, o.weak)
+        if not out:
+            first = node = record(recipe, inputs)
             device = first.device
         else:  # the call is one use of its inputs, however many results it has
-            node = _leaf(o.shape, o.dtype, None, None, False)
-            node.op, node.args, node.attrs = CALL, inputs, (call, i)
-            node.device, node.traced, node.pending = device, first.traced, first.pending
-        if node.device is None:
-            node.device = o.device
+            node = record(recipe, ())
+            node.args, node.traced, node.pending = inputs, first.traced, first.pending
+        node.device = o.device if device is None else device
         call.add(node)
         out.append(node)
     return tuple(out)
@@ -322,8 +387,9 @@ def _with(node: Node, args: tuple[Node, ...]) -> Node:
     """The node with other arguments; itself if they are its own."""
     if all(a is b for a, b in zip(args, node.args, strict=True)):
         return node
-    copy = Node(node.op, args, node.attrs, node.shape, node.dtype)
-    copy.weak, copy.name, copy.site = node.weak, node.name, node.site
+    assert isinstance(node.form, Recipe)
+    copy = record(node.form, args)
+    copy.attrs, copy.name, copy.site = node.attrs, node.name, node.site
     if copy.device is None:
         copy.device = node.device
     return copy

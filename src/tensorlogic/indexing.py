@@ -7,7 +7,7 @@ from typing import Any
 from tensorlogic import ops
 from tensorlogic.dtypes import bool_, float16, float32, int32
 from tensorlogic.errors import DTypeError, IndexRangeError, ShapeError
-from tensorlogic.graph import Node, Shape, broadcast, shape_text, user_site
+from tensorlogic.graph import Node, Shape, apply, broadcast, shape_text, user_site
 from tensorlogic.record import (
     cast,
     common_dtype,
@@ -26,7 +26,7 @@ def take(x: Node, indices: Node, axis: int, wraps: bool = True) -> Node:
     indices = integer_index("take", indices)
     _not_empty("take from", x, axis, indices)
     shape = x.shape[:axis] + indices.shape + x.shape[axis + 1 :]
-    node = Node(ops.TAKE, (x, indices), (axis, wraps), shape, x.dtype)
+    node = apply(ops.TAKE, (x, indices), (axis, wraps), shape, x.dtype)
     node.site = user_site()
     return node
 
@@ -52,7 +52,7 @@ def gather(x: Node, indices: Node, axis: int) -> Node:
     indices = integer_index("gather", indices)
     _not_empty("gather from", x, axis, indices)
     shape = _beside("gather", x, indices, axis)
-    node = Node(ops.GATHER, (x, indices), (axis,), shape, x.dtype)
+    node = apply(ops.GATHER, (x, indices), (axis,), shape, x.dtype)
     node.site = user_site()
     return node
 
@@ -78,9 +78,9 @@ def scatter(x: Node, indices: Node, values: Node, axis: int, add: bool) -> Node:
         return x
     wide = float32 if add and x.dtype is float16 else x.dtype
     # A copy of its own, so that the kernel has memory to write into.
-    copy = Node(ops.CAST, (x,), (wide,), x.shape, wide)
+    copy = apply(ops.CAST, (x,), (wide,), x.shape, wide)
     args = (copy, indices, expand(cast(values, wide), shape))
-    node = Node(ops.SCATTER, args, (axis, add), x.shape, wide)
+    node = apply(ops.SCATTER, args, (axis, add), x.shape, wide)
     node.site = user_site()
     return cast(node, x.dtype)
 
@@ -92,7 +92,7 @@ def argsort(op: str, x: Node, axis: int, descending: bool) -> Node:
     axis = normal_axis(op, axis, len(x.shape))
     order = [a for a in range(len(x.shape)) if a != axis] + [axis]
     moved = permute(x, order)
-    node = Node(ops.ARGSORT, (moved,), (descending,), moved.shape, int32)
+    node = apply(ops.ARGSORT, (moved,), (descending,), moved.shape, int32)
     return permute(node, [order.index(a) for a in range(len(order))])
 
 

@@ -17,7 +17,7 @@ from tensorlogic.devices.base import resolve
 from tensorlogic.dtypes import as_dtype, float16, float32
 from tensorlogic.errors import DTypeError, ShapeError
 from tensorlogic.functions.registry import floats
-from tensorlogic.graph import Node, Shape, number, shape_text
+from tensorlogic.graph import Node, Shape, apply, number, shape_text
 from tensorlogic.ops import OPS
 from tensorlogic.philox import signed
 from tensorlogic.tensor import Tensor, as_node, wrap
@@ -120,7 +120,7 @@ def _floats(
         raise ShapeError(f"random: {shape_text(shape)} has more than 2**32 values")
     words = (*_words("seed", seed), *_words("offset", offset))
     args = (*words, number(float(scale)), number(float(shift)))
-    node = Node(ops.RANDOM, args, (word, digits), shape, float32)
+    node = apply(ops.RANDOM, args, (word, digits), shape, float32)
     node.device = node.device or resolve(device)
     return node
 

@@ -13,7 +13,18 @@ from typing import Any
 from tensorlogic import ops
 from tensorlogic.dtypes import DType, bool_, float16, float32, int32, promote
 from tensorlogic.errors import ConsumedError, DTypeError, ShapeError
-from tensorlogic.graph import Node, Shape, broadcast, leaf, shape_text, user_site
+from tensorlogic.forms import Recent, Recipe, recipe_of
+from tensorlogic.graph import (
+    Node,
+    Shape,
+    apply,
+    broadcast,
+    kind_of_node,
+    leaf,
+    record,
+    shape_text,
+    user_site,
+)
 from tensorlogic.ops import OPS, Op
 from tensorlogic.storage import Strided, reshape_strides
 
@@ -61,25 +72,31 @@ def check_floats(name: str, *nodes: Node) -> None:
 
 def elementwise(op: Op, *args: Node) -> Node:
     """op over broadcast arguments."""
-    key = (op, *[(a.dtype, a.weak) for a in args])
-    rule = _rules.get(key)
-    if rule is None:
-        rule = _rules[key] = _elementwise_rule(op, args)
-    meet, result, weak = rule
-    if len(args) == 1:
-        shape = args[0].shape
+    if len(args) == 2:
+        a, b = args
+        key = (op, a.kind or kind_of_node(a), b.kind or kind_of_node(b))
+        if op is ops.power and b.number == 2:
+            key = (ops.power, *key[1:], 2)  # type: ignore[assignment]
+            return record(_recipes.get(key) or _recipes.add(key, _square(a, b)), (a, a))
     else:
-        shape = broadcast(op.name, *[a.shape for a in args])
-        if op is ops.power and args[1].number == 2:
-            op, args = OPS["mul"], (args[0], args[0])
+        key = (op, *[a.kind or kind_of_node(a) for a in args])  # type: ignore[assignment]
+    return record(_recipes.get(key) or _recipes.add(key, _elementwise_recipe(op, args)), args)
+
+
+_recipes: Recent[Recipe] = Recent()
+"""By op and by kind of its arguments: how they are put together."""
+
+
+def _elementwise_recipe(op: Op, args: Sequence[Node]) -> Recipe:
     # attrs hold the dtype in which the arguments meet: a comparison's own dtype is bool.
-    node = Node(op, args, (meet,), shape, result)
-    node.weak = weak
-    return node
+    meet, result, weak = _elementwise_rule(op, args)
+    return recipe_of(op, (meet,), broadcast(op.name, *[a.shape for a in args]), result, weak)
 
 
-_rules: dict[tuple[Any, ...], tuple[DType, DType, bool]] = {}
-"""By op and by dtype and weakness of its arguments: what `_elementwise_rule` gives."""
+def _square(x: Node, two: Node) -> Recipe:
+    """x * x, of the dtype of a power."""
+    power = _elementwise_recipe(ops.power, (x, two))
+    return recipe_of(OPS["mul"], *power.facts[1:])
 
 
 def _elementwise_rule(op: Op, args: Sequence[Node]) -> tuple[DType, DType, bool]:
@@ -139,7 +156,7 @@ def reduce(op: Op, x: Node, axis: Any = None, keepdims: bool = False) -> Node:
     if op is ops.reduce_sum and x.dtype is bool_:
         x = cast(x, int32)
     kept = tuple(1 if i in axes else d for i, d in enumerate(x.shape))
-    node = Node(op, (x,), (axes,), kept, int32 if finds else x.dtype)
+    node = apply(op, (x,), (axes,), kept, int32 if finds else x.dtype)
     if keepdims:
         return node
     return reshape(node, tuple(d for i, d in enumerate(x.shape) if i not in axes))
@@ -153,14 +170,14 @@ def scan(op: Op, x: Node, axis: Any = None) -> Node:
         x, axis = reshape(x, (x.size,)), 0
     axis = normal_axis(op.name, axis, len(x.shape))
     x = cast(x, int32) if x.dtype is bool_ else x
-    return Node(op, (x,), (axis,), x.shape, x.dtype)
+    return apply(op, (x,), (axis,), x.shape, x.dtype)
 
 
 def cast(x: Node, dtype: DType) -> Node:
     """Conversion between computing dtypes, without the gate."""
     if x.dtype is dtype and not x.weak:
         return x
-    return Node(ops.CAST, (x,), (dtype,), x.shape, dtype)
+    return apply(ops.CAST, (x,), (dtype,), x.shape, dtype)
 
 
 def convert(x: Node, dtype: DType, on_overflow: str) -> Node:
@@ -169,11 +186,11 @@ def convert(x: Node, dtype: DType, on_overflow: str) -> Node:
         return x
     device = x.dtype.computes and dtype.computes
     if dtype is float16 and x.dtype.name in ("float32", "bfloat16", "int32"):
-        node = Node(ops.NARROW, (x,), (on_overflow,), x.shape, dtype)
+        node = apply(ops.NARROW, (x,), (on_overflow,), x.shape, dtype)
     elif device or (x.dtype.name == "bfloat16" and dtype is float32):
-        node = Node(ops.CAST, (x,), (dtype,), x.shape, dtype)
+        node = apply(ops.CAST, (x,), (dtype,), x.shape, dtype)
     else:
-        node = Node(ops.CONVERT, (x,), (dtype, on_overflow), x.shape, dtype)
+        node = apply(ops.CONVERT, (x,), (dtype, on_overflow), x.shape, dtype)
     node.name, node.site = x.name, user_site()
     return node
 
@@ -214,7 +231,7 @@ def reshape(x: Node, shape: Shape) -> Node:
     strides = None if old is None else reshape_strides(x.shape, old, shape)
     if strides is not None:
         return _view(x, shape, strides)
-    return Node(ops.RESHAPE, (x,), (), shape, x.dtype)
+    return apply(ops.RESHAPE, (x,), (), shape, x.dtype)
 
 
 def permute(x: Node, axes: Sequence[int]) -> Node:
@@ -229,7 +246,7 @@ def permute(x: Node, axes: Sequence[int]) -> Node:
     strides = _strides(x)
     if strides is not None:
         return _view(x, shape, tuple(strides[a] for a in order))
-    return Node(ops.PERMUTE, (x,), (order,), shape, x.dtype)
+    return apply(ops.PERMUTE, (x,), (order,), shape, x.dtype)
 
 
 def expand(x: Node, shape: Shape) -> Node:
@@ -243,7 +260,7 @@ def expand(x: Node, shape: Shape) -> Node:
     if strides is not None:
         spread = zip(x.shape, shape, strides, strict=True)
         return _view(x, tuple(shape), tuple(0 if a != b else s for a, b, s in spread))
-    return Node(ops.EXPAND, (x,), (), tuple(shape), x.dtype)
+    return apply(ops.EXPAND, (x,), (), tuple(shape), x.dtype)
 
 
 def slice_(x: Node, ranges: Sequence[tuple[int, int, int]]) -> Node:
@@ -276,7 +293,7 @@ def walk(x: Node, shape: Shape, indices: Sequence[tuple[int, Steps]]) -> Node:
             for axis, step in steps:
                 strides[axis] += step * stride
         return _view(x, shape, tuple(strides), shift)
-    return Node(ops.SLICE, (x,), tuple(indices), shape, x.dtype)
+    return apply(ops.SLICE, (x,), tuple(indices), shape, x.dtype)
 
 
 def window(x: Node, axis: int, size: int, stride: int = 1, dilation: int = 1) -> Node:
@@ -309,7 +326,7 @@ def pad(x: Node, widths: Sequence[tuple[int, int]], value: Node) -> Node:
     # A mask stays a mask, though the border is the number 0 or 1.
     mask = x.dtype is bool_ and value.weak and value.dtype is int32
     dtype = bool_ if mask else common_dtype(ops.PAD, x, value)
-    return Node(ops.PAD, (cast(x, dtype), value), tuple(widths), shape, dtype)
+    return apply(ops.PAD, (cast(x, dtype), value), tuple(widths), shape, dtype)
 
 
 def concat(parts: Sequence[Node], axis: int) -> Node:
@@ -330,7 +347,7 @@ def concat(parts: Sequence[Node], axis: int) -> Node:
     args = tuple(p if p.dtype is dtype else cast(p, dtype) for p in parts)
     total = sum(p.shape[axis] for p in parts)
     shape = (*parts[0].shape[:axis], total, *parts[0].shape[axis + 1 :])
-    return Node(ops.CONCAT, args, (axis,), shape, dtype)
+    return apply(ops.CONCAT, args, (axis,), shape, dtype)
 
 
 def integer_index(op: str, i: Node) -> Node:
@@ -351,11 +368,15 @@ def _one_batch_stride(x: Node, batch: Shape) -> Node:
         axes = [(n, s) for n, s in zip(own, _strides(x) or (), strict=False) if n != 1]
         if all(s == n2 * s2 for (_, s), (n2, s2) in itertools.pairwise(axes)):
             return x
-    return Node(ops.CAST, (x,), (x.dtype,), x.shape, x.dtype)
+    return apply(ops.CAST, (x,), (x.dtype,), x.shape, x.dtype)
 
 
 def matmul(a: Node, b: Node, wide: bool = False) -> Node:
     """NumPy's matmul: vectors, matrices, and batches that broadcast. `wide` gives float32."""
+    key = (ops.MATMUL, a.kind or kind_of_node(a), b.kind or kind_of_node(b), wide)
+    known = _recipes.get(key)
+    if known is not None:
+        return record(known, (a, b))
     if a.dtype is not float16 or b.dtype is not float16:
         check_floats("matmul", a, b)
     if not a.shape or not b.shape:
@@ -369,11 +390,12 @@ def matmul(a: Node, b: Node, wide: bool = False) -> Node:
             f"the inner sizes {a2.shape[-1]} and {b2.shape[-2]} differ"
         )
     if len(a.shape) == len(b.shape) == 2:
-        return Node(ops.MATMUL, (a, b), (), (a.shape[0], b.shape[1]), dtype)
+        recipe = recipe_of(ops.MATMUL, (), (a.shape[0], b.shape[1]), dtype, False)
+        return record(_recipes.add(key, recipe), (a, b))
     batch = broadcast("matmul", a2.shape[:-2], b2.shape[:-2])
     shape = (*batch, a2.shape[-2], b2.shape[-1])
     operands = (_one_batch_stride(a2, batch), _one_batch_stride(b2, batch))
-    node = Node(ops.MATMUL, operands, (), shape, dtype)
+    node = apply(ops.MATMUL, operands, (), shape, dtype)
     if len(a.shape) == 1:
         shape = (*shape[:-2], shape[-1])
     if len(b.shape) == 1:
@@ -418,7 +440,7 @@ def attention(
         args.append(expand(mask, (*q.shape[:-1], k.shape[-2])))
     dtype = promote("attention", promote("attention", q.dtype, k.dtype), v.dtype)
     attrs = (causal, length is not None, mask is not None)
-    node = Node(ops.ATTENTION, tuple(args), attrs, out, dtype)
+    node = apply(ops.ATTENTION, tuple(args), attrs, out, dtype)
     node.site = user_site()
     return reshape(node, out[1:]) if is_matrix else node
 
@@ -436,7 +458,7 @@ def update(x: Node, at: Node, new: Node, axis: int) -> Node:
         raise DTypeError(f"update: the tensor is {x.dtype}, the new values are {new.dtype}")
     if at.shape != () or at.dtype.kind != "int":
         raise DTypeError("update: the position is one int32")
-    node = Node(ops.UPDATE, (x, integer_index("update", at), new), (axis,), x.shape, x.dtype)
+    node = apply(ops.UPDATE, (x, integer_index("update", at), new), (axis,), x.shape, x.dtype)
     node.site = user_site()
     return node
 

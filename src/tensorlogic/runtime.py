@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from tensorlogic import gate, ops, settings
 from tensorlogic.devices.base import Device, open_device
-from tensorlogic.devices.locks import COMPUTE
 from tensorlogic.devices.planned import Kept
 from tensorlogic.devices.reference import array_data, leaf_array
 from tensorlogic.dtypes import float16
 from tensorlogic.errors import TraceError
 from tensorlogic.graph import Node, inline_calls, topological, user_site
+from tensorlogic.locks import COMPUTE
 
 
 def evaluate(nodes: Sequence[Node]) -> None:
@@ -28,17 +28,17 @@ def evaluate(nodes: Sequence[Node]) -> None:
         if n.traced:
             raise TraceError(f"{user_site()}: a value was needed while a function was being traced")
     with COMPUTE:
-        order = topological(nodes)
+        pending = [n for n in dict.fromkeys(nodes) if n.op is not None]
+        order = topological(pending)
         found = {n.op for n in order}
-        if not found.isdisjoint(_PREPARED):
-            _prepare(order, nodes)
-        plain = found.isdisjoint(_HOST)
-        pending: dict[str | None, dict[int, Node]] = {}
-        for n in nodes:
-            if n.op is not None:
-                pending.setdefault(n.device, {})[id(n)] = n
-        for label, group in pending.items():
-            _run(open_device(label), list(group.values()), plain)
+        if not found.isdisjoint(_PREPARED) and _prepare(order, pending):
+            pending = [n for n in pending if n.op is not None]
+            order = topological(pending)
+        labels = {n.device for n in pending}
+        for label in labels:
+            group = pending if len(labels) == 1 else [n for n in pending if n.device == label]
+            whole = order if group is pending and found.isdisjoint(_HOST) else None
+            _run(open_device(label), group, whole)
 
 
 _PREPARED = (ops.CALL, ops.MATMUL)
@@ -47,17 +47,22 @@ _HOST = (ops.CALL, ops.CONVERT)
 """Ops that no device computes: calls are inlined, conversions of storage dtypes done here."""
 
 
-def _prepare(order: Sequence[Node], nodes: Sequence[Node]) -> None:
-    """What is computed by itself and kept: calls, and tensors of wider files that products take."""
+def _prepare(order: Sequence[Node], nodes: Sequence[Node]) -> bool:
+    """What is computed by itself and kept: calls, and tensors of wider files that products take.
+    Whether there was any."""
+    found = False
     for n in order:
         if n.op is ops.CALL:
             _run_call(n)
+            found = True
         elif n.op is ops.MATMUL:
             for a in n.args:
                 while a.op is not None and a.op.kind in ops.VIEWS:
                     a = a.args[0]
                 if a.op in (ops.NARROW, ops.CONVERT) and a.args[0].is_leaf and a not in nodes:
                     evaluate([a])
+                    found = True
+    return found
 
 
 def _run_call(node: Node) -> None:
@@ -73,19 +78,21 @@ def _run_call(node: Node) -> None:
         _run(device, results)
 
 
-def _run(device: Device, nodes: Sequence[Node], plain: bool = False) -> None:
-    """Compute nodes on one device; a `plain` graph has no calls and no conversions."""
-    bodies = nodes if plain else inline_calls(nodes)
-    if not plain:
+def _run(device: Device, nodes: Sequence[Node], order: Sequence[Node] | None = None) -> None:
+    """Compute nodes on one device; `order` are all nodes of a graph of no calls and no
+    conversions."""
+    bodies = nodes
+    if order is None:
+        bodies = inline_calls(nodes)
         _convert_storage(bodies)
-    unique = {id(b): b for b in bodies if b.op is not None}
+    unique = [b for b in dict.fromkeys(bodies) if b.op is not None]
     if unique:
         if settings.DEBUG:
             from tensorlogic.explain import STAGES, explain
 
             for stage in STAGES[: settings.DEBUG]:
-                print(explain(list(unique.values()), stage, device.name), file=sys.stderr)
-        device.run(list(unique.values()))
+                print(explain(unique, stage, device.name), file=sys.stderr)
+        device.run(unique, order)
     for node, body in zip(nodes, bodies, strict=True):
         if node is not body:
             assert body.data is not None

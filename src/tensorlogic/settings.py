@@ -6,13 +6,15 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Settings:
-    """precision: "default", or "exact" (values between kernels are kept in float32, and so is what
+    """Told apart by identity, which costs a key nothing: there is one object for each mode.
+
+    precision: "default", or "exact" (values between kernels are kept in float32, and so is what
     quantized weights are multiplied with)."""
 
     precision: str = "default"
@@ -28,7 +30,8 @@ DEBUG = int(os.environ.get("TENSORLOGIC_DEBUG") or 0)
 """How many stages each evaluation prints to stderr: graph, schedule, kernels, source."""
 
 
-_current: ContextVar[Settings] = ContextVar("tensorlogic_settings", default=Settings())  # noqa: B039
+_MODES = {mode: Settings(mode) for mode in ("default", "exact")}
+_current: ContextVar[Settings] = ContextVar("tensorlogic_settings", default=_MODES["default"])
 
 
 current: Callable[[], Settings] = _current.get
@@ -48,9 +51,9 @@ def precision(mode: str) -> Iterator[None]:
     ...     (tl.tensor([1.0, 2.0]) * 3).tolist()
     [3.0, 6.0]
     """
-    if mode not in ("default", "exact"):
+    if mode not in _MODES:
         raise ValueError(f'precision is "default" or "exact", not {mode!r}')
-    token = _current.set(replace(_current.get(), precision=mode))
+    token = _current.set(_MODES[mode])
     try:
         yield
     finally:

@@ -31,7 +31,8 @@ class Memory:
     `address` and `nbytes` say where it lies; `owner` keeps it alive. `owned` memory was allocated
     here, so that a kernel may write into it; memory of a file or of a NumPy array is only read.
     `shared` is set once a view of it was handed out, after which nothing may write in place.
-    `copies` holds what devices with memory of their own keep of it, by device.
+    `copies` holds what devices with memory of their own keep of it, by device. `stays`: whether the
+    address stays what it is.
     """
 
     __slots__ = (
@@ -45,6 +46,7 @@ class Memory:
         "serial",
         "shared",
     )
+    stays = True
 
     def __init__(self, base: Bytes, owner: object, owned: bool, address: int | None = None):
         self.base = base
@@ -65,8 +67,6 @@ class Memory:
     def allocate(cls, nbytes: int) -> Memory:
         """Uninitialised memory, aligned and padded to 64 bytes."""
         size = padded(nbytes)
-        if size <= POOLED:
-            return PooledMemory.of_pool(pool_of(size))
         if size >= LARGE:
             return LargeMemory.of_size(size)
         raw = np.empty(size + ALIGNMENT, np.uint8)
@@ -101,82 +101,30 @@ class Memory:
         )
 
 
-POOLED = 1 << 16
-"""Bytes of memory at most that is kept for the next that needs as much."""
-_KEPT = 64
-_new = object.__new__
+SMALL = 1 << 16
+"""Bytes of results at most that the native runner makes room for: the allocator of Python and C has
+such memory at hand."""
 
 
-class Pool:
-    """Memory of one size that nobody uses: spans, the arrays that own them, addresses."""
+class SmallMemory(Memory):
+    """Memory that the native runner made: `start` bytes into a bytes object, which nobody sees
+    before it is written; NumPy's array over it is made when it is asked for."""
 
-    __slots__ = ("kept", "nbytes")
+    __slots__ = ("start",)
 
-    def __init__(self, nbytes: int):
-        self.nbytes = nbytes
-        self.kept: list[tuple[Bytes, Bytes, int]] = []
+    owner: bytes | bytearray
+    owned = True
+    start: int
 
-    def take(self) -> tuple[Bytes, Bytes, int]:
-        try:
-            return self.kept.pop()
-        except IndexError:  # none, or another thread took the last one
-            raw = np.empty(self.nbytes + ALIGNMENT, np.uint8)
-            at = raw.__array_interface__["data"][0]
-            start = -at % ALIGNMENT
-            return raw[start : start + self.nbytes], raw, at + start
+    def __init__(self, owner: bytes | bytearray, address: int, start: int, nbytes: int):
+        self.owner, self.address, self.start, self.nbytes = owner, address, start, nbytes
+        self.shared = False
+        self.copies = None
+        self.serial = next(serials)
 
-
-_pools: dict[int, Pool] = {}
-
-
-def pool_of(nbytes: int) -> Pool:
-    """The pool of memory of that size, a multiple of ALIGNMENT and at most POOLED."""
-    return _pools.get(nbytes) or _pools.setdefault(nbytes, Pool(nbytes))
-
-
-class PooledMemory(Memory):
-    """Memory that goes back into its pool, unless somebody still has a view of it.
-
-    The base of a view is the array that owns the bytes: NumPy follows the chain to its end.
-    """
-
-    __slots__ = ("_pool",)
-
-    _pool: Pool
-
-    @classmethod
-    def of_pool(cls, pool: Pool) -> PooledMemory:
-        """What `Memory` would make, without its detours: small results are made by the million."""
-        memory: PooledMemory = _new(cls)
-        memory.base, memory.owner, memory.address = pool.take()
-        memory.nbytes = pool.nbytes
-        memory.owned = True
-        memory.shared = False
-        memory.copies = None
-        memory.serial = next(serials)
-        memory._pool = pool
-        return memory
-
-    def __del__(self) -> None:
-        owner, base = self.owner, self.base
-        found = _refcount(owner), _refcount(base)
-        if found == _pooled_alone and not _ended:
-            kept = self._pool.kept
-            if len(kept) < _KEPT:
-                kept.append((base, owner, self.address))  # type: ignore[arg-type]
-        elif not _pooled_alone:
-            _note_alone(found)
-
-
-_refcount = sys.getrefcount
-_pooled_alone: tuple[int, ...] = ()
-"""References to the owner and to the base of memory that goes, in its `__del__`, if nothing else
-refers to them; the first that goes says how it looks."""
-
-
-def _note_alone(found: tuple[int, int]) -> None:
-    global _pooled_alone
-    _pooled_alone = found
+    @property
+    def base(self) -> Bytes:  # type: ignore[override]
+        return np.frombuffer(self.owner, np.uint8, self.nbytes, self.start)
 
 
 LARGE = 1 << 20
@@ -235,8 +183,8 @@ def _alone(owner: object, base: object) -> bool:
 
 
 def _note_how_it_looks() -> None:
-    for probe in PooledMemory.of_pool(Pool(ALIGNMENT)), LargeMemory.of_size(LARGE):
-        del probe
+    probe = LargeMemory.of_size(LARGE)
+    del probe
 
 
 _note_how_it_looks()

@@ -13,7 +13,7 @@ from tensorlogic.devices.base import resolve
 from tensorlogic.devices.reference import array_data
 from tensorlogic.dtypes import DType, as_dtype, bool_, float16, float32, int32
 from tensorlogic.errors import DTypeError, ShapeError, TensorLogicError, TraceError
-from tensorlogic.graph import Node, Shape, leaf, number, shape_text, user_site
+from tensorlogic.graph import GONE, Node, Shape, leaf, number, shape_text, user_site
 from tensorlogic.ops import OPS, Op
 from tensorlogic.othernames import OF_TENSORS
 from tensorlogic.typed import DT, Dims, TypedTensor
@@ -74,7 +74,7 @@ class Tensor(TypedTensor[DT, *Dims]):
 
     __slots__ = ("__weakref__", "_hold")
 
-    _hold: Node | None
+    _hold: Node
 
     __array_ufunc__ = None
     __hash__ = object.__hash__
@@ -92,8 +92,8 @@ class Tensor(TypedTensor[DT, *Dims]):
     @property
     def _node(self) -> Node:
         node = self._hold
-        if node is None or node.consumed:
-            raise record.consumed(node.name if node else "")
+        if node.consumed:
+            raise record.consumed(node.name)
         return node
 
     # ---- what it is ----
@@ -224,7 +224,7 @@ class Tensor(TypedTensor[DT, *Dims]):
 
     def __repr__(self) -> str:
         node = self._hold
-        if node is None or node.consumed:
+        if node.consumed:
             return "Tensor(consumed by update)"
         facts = f"shape={shape_text(node.shape)}, dtype={node.dtype}, device={self.device}"
         if node.traced:
@@ -336,8 +336,8 @@ class Tensor(TypedTensor[DT, *Dims]):
         """
         node = self._node
         result = wrap(record.update(node, as_node(at), as_node(new), axis))
-        node.consumed = True  # the node, for other tensors may name it too
-        self._hold = None
+        node.consume()  # the node, for other tensors may name it too
+        self._hold = GONE
         return result
 
 

@@ -16,7 +16,7 @@ from tensorlogic import settings
 from tensorlogic.devices import plancache
 from tensorlogic.devices.cpu import Cpu
 from tensorlogic.devices.planned import PlannedDevice
-from tensorlogic.graph import Node, topological
+from tensorlogic.graph import Node, apply, topological
 from tensorlogic.ops import OPS
 from tensorlogic.ops.table import Op
 from tensorlogic.runtime import array_of
@@ -113,8 +113,8 @@ def test_what_a_plan_is_found_by(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_ops_that_are_defined_elsewhere_are_not_kept(folder: Path) -> None:
     own = Op("mine", "elementwise", "", expr=lambda x: x + 1.0, numpy=lambda x: x + 1)
     x = tl.tensor(values(3))._node
-    assert key([Node(OPS["neg"], (x,), (x.dtype,), x.shape, x.dtype)]) is not None
-    assert key([Node(own, (x,), (x.dtype,), x.shape, x.dtype)]) is None
+    assert key([apply(OPS["neg"], (x,), (x.dtype,), x.shape, x.dtype)]) is not None
+    assert key([apply(own, (x,), (x.dtype,), x.shape, x.dtype)]) is None
 
 
 def test_what_is_gone_or_spoilt_is_made_anew(folder: Path) -> None:

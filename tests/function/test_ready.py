@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gc
+import math
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import tensorlogic as tl
 from tensorlogic import storage
+from tensorlogic.computed import Computed
 from tensorlogic.storage import Memory
 from tensorlogic.testing import assert_close
 from tensorlogic.testing.fixtures import tl_device
@@ -74,18 +77,63 @@ def test_results_are_memory_of_their_own() -> None:
     assert [v[0] for v in views] == [i + 1 for i in range(20)]
 
 
-def test_memory_with_a_view_does_not_go_back_into_the_pool() -> None:
-    for held in (lambda m: m.view(np.dtype("f2"), (4,), (1,), 0), lambda m: m.base):
-        storage.pool_of(128).kept.clear()
-        memory = Memory.allocate(128)
-        address, view = memory.address, held(memory)
-        del memory
-        assert not storage.pool_of(128).kept
-        assert view.__array_interface__["data"][0] == address
-    memory = Memory.allocate(128)
-    address = memory.address
-    del memory
-    assert Memory.allocate(100).address == address
+def test_a_result_is_described_once_and_when_it_is_asked_for() -> None:
+    f = tl.function(lambda x: x + 1)
+    x = tl.ones([8])
+    y = [f(x) for _ in range(3)][-1]
+    assert isinstance(y._node, Computed)
+    assert f(y).tolist() == [3.0] * 8  # passed on without a description
+    assert y._node._data is None
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda _: id(y._node.data), range(64)))
+    assert len(found) == 1
+    assert y._node.data.memory.address % storage.ALIGNMENT == 0
+    assert (y.shape, y.dtype, y.device, y.name) == ((8,), tl.float16, "cpu", "")
+
+
+def test_memory_of_a_result_outlives_it() -> None:
+    f = tl.function(lambda x: x + 1)
+    y = [f(tl.ones([8])) for _ in range(3)][-1]
+    view, base = y.numpy(), y._node.data.memory.base
+    address = y._node.data.memory.address
+    del y
+    gc.collect()
+    assert [f(tl.full([8], 5.0)).tolist() for _ in range(3)] == [[6.0] * 8] * 3
+    assert view.tolist() == [2.0] * 8
+    assert base.view(np.float16)[:8].tolist() == [2.0] * 8
+    assert view.__array_interface__["data"][0] == address
+
+
+def test_a_result_is_consumed_in_place() -> None:
+    f = tl.function(lambda x: x + 1)
+    y = [f(tl.ones([8])) for _ in range(3)][-1]
+    address = y._node.data.memory.address
+    z = y.update(2, tl.zeros([2]))
+    assert z.tolist() == [2, 2, 0, 0, 2, 2, 2, 2]
+    assert z._node.data.memory.address == address
+    with pytest.raises(tl.ConsumedError):
+        f(y)
+
+
+def test_unused_arguments_and_arguments_in_another_order() -> None:
+    unused = tl.function(lambda x, y, n: x * 2)
+    twice = tl.function(lambda x, y: x + y)
+    turned = tl.function(lambda x, y, n: (y - n) * 10 + x)
+    x, y = tl.ones([2]), tl.full([2], 3.0)
+    for _ in range(4):
+        assert unused(x, y, 1.0).tolist() == [2, 2]
+        assert twice(x, x).tolist() == [2, 2]
+        assert turned(x, y, 1).tolist() == [21, 21]
+
+
+def test_numbers_of_a_ready_call() -> None:
+    f = tl.function(lambda x, n: x * n)
+    x = tl.ones([1], "float32")
+    for n in (0.0, -1.0, -1, 0, 2**31 - 1, -(2**31), 1e30, 1e-42, math.inf, -math.inf):
+        for _ in range(3):
+            assert f(x, n).item() == np.float32(n)
+    assert [f(x, n).item() for n in (1e300, -1e300, 10**300)] == [math.inf, -math.inf, math.inf]
+    assert all(math.isnan(f(x, math.nan).item()) for _ in range(3))
 
 
 def test_large_memory_is_used_again_unless_a_view_is_left() -> None:

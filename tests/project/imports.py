@@ -6,14 +6,15 @@ import ast
 from pathlib import Path
 
 LAYERS = (
-    "errors dtypes dims settings typed othernames",
+    "errors dtypes dims settings typed othernames locks",
     "kernels",
     "philox quants",
     "codegen",
     "storage gate",
     "ops",
+    "forms",
     "graph",
-    "record",
+    "computed record",
     "indexing",
     "schedule",
     "devices",

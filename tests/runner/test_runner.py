@@ -9,13 +9,16 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tensorlogic.codegen.emit import Module, f32
 from tensorlogic.devices import native, symbols
-from tensorlogic.devices.native import Launch, Program
+from tensorlogic.devices.native import Launch, Patch, Program
 
 KERNEL_ARGS = [("ptr", "args"), ("i64", "lo"), ("i64", "hi"), ("ptr", "scratch")]
 
@@ -149,6 +152,92 @@ def test_the_call_through_ctypes(functions, pool, monkeypatch):
     program = Program([Launch(functions["where"], 1, 0, 1)], scratch_bytes=1 << 60)
     with pytest.raises(MemoryError):
         native.run(program)
+
+
+@pytest.fixture(params=["cpython", "another"])
+def implementation(request, monkeypatch, pool):
+    """Programs are bound natively, and as other implementations of Python do it."""
+    monkeypatch.setattr(sys.implementation, "name", request.param)
+    pool(2)
+    return request.param
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_a_bound_program(functions, implementation, small):
+    patches = [
+        Patch(0, native.RESULT, 0),
+        Patch(1, native.ADDRESS, 1, 8),
+        Patch(2, native.INTEGER, 0),
+        Patch(3, native.RESULT, 1, 8),
+        Patch(4, native.RESULT, 0),
+        Patch(5, native.INTEGER, 0),
+    ]
+    program = Program(
+        [Launch(functions["step"], 3, 4, 3), Launch(functions["step"], 3, 4, 4)], small=small
+    )
+    call = native.bind(program, 2, (32, 48), patches)
+    source = np.arange(5)
+    for _ in range(3):
+        made = call([4, source.ctypes.data])
+        assert len(made) == 6
+        arrays = []
+        for owner, address, start in zip(made[::3], made[1::3], made[2::3], strict=True):
+            assert address % 64 == 0
+            arrays.append(np.frombuffer(owner, np.int64, 5, start))
+            assert arrays[-1].ctypes.data == address
+        assert arrays[0][:4].tolist() == [5, 4, 3, 2]
+        assert arrays[1][1:].tolist() == [3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("value", [-1, 0, 7, -(2**31), True])
+def test_integers_of_a_bound_program(implementation, value):
+    program = Program([Launch(0, 1, 0, 1)], small=True)
+    native.bind(program, 1, (), [Patch(0, native.INTEGER, 0)])([value])
+    assert program.words[0] == value
+
+
+@given(st.floats(width=64))
+def test_floats_of_a_bound_program(value):
+    program = Program([Launch(0, 1, 0, 1)], small=True)
+    native.bind(program, 1, (), [Patch(0, native.FLOAT, 0)])([value])
+    with np.errstate(over="ignore"):
+        expected = np.float32(value)
+    found = np.array(program.words[0]).astype(np.uint32).view(np.float32)
+    assert np.array_equal(found, expected, equal_nan=True)
+
+
+def test_misuse_of_a_bound_program():
+    program = Program([Launch(0, 1, 0, 1)], small=True)
+    program.words[0] = 5
+    for kind in (native.ADDRESS, native.INTEGER, native.FLOAT):
+        call = native.bind(program, 1, (64,), [Patch(0, kind, 0)])
+        with pytest.raises(TypeError):
+            call(["x"])
+        for wrong in ([], [1, 2], (1,)):
+            with pytest.raises(SystemError):
+                call(wrong)
+    assert program.words[0] == 5
+    with pytest.raises(MemoryError):
+        native.bind(program, 0, (1 << 60,), [])([])
+
+
+def test_bound_programs_leave_memory_flat(functions):
+    program = Program([Launch(functions["step"], 3, 4, 4)], small=True)
+    patches = [Patch(0, native.RESULT, 0), Patch(1, native.ADDRESS, 0), Patch(2, native.INTEGER, 1)]
+    call = native.bind(program, 2, (4096,), patches)
+    source = np.arange(4)
+    given = [source.ctypes.data, 3]
+    before = sys.getrefcount(given[0]), sys.getrefcount(native.bind)
+    tracemalloc.start()
+    try:
+        call(given)
+        start = tracemalloc.get_traced_memory()[0]
+        for _ in range(2000):
+            call(given)
+        assert tracemalloc.get_traced_memory()[0] - start < 4096
+    finally:
+        tracemalloc.stop()
+    assert (sys.getrefcount(given[0]), sys.getrefcount(native.bind)) == before
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", ""])

@@ -24,8 +24,9 @@ class Device(Protocol):
     def unavailable(self) -> str | None:
         """Why this machine does not have it, or None."""
 
-    def run(self, roots: Sequence[Node]) -> None:
-        """Compute the roots, a graph without calls, and realise them."""
+    def run(self, roots: Sequence[Node], order: Sequence[Node] | None = None) -> None:
+        """Compute the roots of a graph without calls, and realise them. `order`: its nodes, inputs
+        first, where they are known."""
 
     def run_call(self, results: Sequence[Node]) -> bool:
         """Compute results of one call of a traced function by a plan kept for it; False where

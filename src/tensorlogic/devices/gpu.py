@@ -43,6 +43,7 @@ class DeviceMemory(Memory):
     __slots__ = ("_host", "buffer", "device", "size")
     owner = None
     owned = True
+    stays = False
 
     def __init__(self, device: GpuDevice, nbytes: int, size: int = 0):
         self._host: Bytes | None = None

@@ -14,15 +14,28 @@ import platform
 import string
 import sys
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from tensorlogic.devices import symbols
 from tensorlogic.devices.objects import Host, compile_module, host
 
-__all__ = ["Host", "Launch", "Program", "compile_module", "entry", "host", "run", "threads"]
+__all__ = [
+    "Host",
+    "Launch",
+    "Patch",
+    "Program",
+    "bind",
+    "compile_module",
+    "entry",
+    "host",
+    "run",
+    "threads",
+]
 
 MIN_SCRATCH = 256 << 10
 """Bytes of scratch memory that every worker has."""
@@ -40,6 +53,9 @@ _AT_WANTED, _AT_SPINS, _AT_SMALL_BUSY, _AT_SET_BYTES, _AT_SMALL_SLOT, _AT_SET = 
 _SET_BYTES = 128
 _HEADER_WORDS, _RECORD_WORDS = 16, 24
 _METH_O = 8
+_CALL_WORDS, _RESULT_WORDS, _PATCH_WORDS = 8, 2, 4
+RESULT, ADDRESS, INTEGER, FLOAT = range(4)
+"""Kinds of patches."""
 
 _X86 = """
 declare void @llvm.x86.sse2.pause()
@@ -154,11 +170,20 @@ class _MethodDef(ctypes.Structure):
     )
 
 
+def _builtin_of(method: _MethodDef, own: object) -> Callable[..., Any]:
+    """A builtin function of CPython with the object that it is given first."""
+    make = ctypes.pythonapi.PyCFunction_NewEx
+    make.restype = ctypes.py_object
+    make.argtypes = [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
+    builtin: Callable[..., Any] = make(ctypes.addressof(method), own, None)
+    return builtin
+
+
 class _Runner:
     """The pool of this process and the native functions that use it."""
 
     def __init__(self) -> None:
-        names = ("run", "run_builtin", "stop", "resume", "spin", "nothing")
+        names = ("run", "run_builtin", "call_builtin", "stop", "resume", "spin", "nothing")
         self.functions = compile_module(runner_ir(platform.machine()), names)
         workers = threads() - 1 if symbols.HAS_THREADS else 0
         self._pool = _Memory(_POOL_WORDS + _WORKER_WORDS * workers)
@@ -168,6 +193,7 @@ class _Runner:
         self._allow_cpus()
         symbols.keep_forever(self._pool)
         self.call = self._builtin()
+        self.bound = self._method("call_builtin")
         if hasattr(os, "register_at_fork"):
             # Workers end before a fork, so that no lock is held and no thread is missing after it.
             os.register_at_fork(
@@ -202,13 +228,12 @@ class _Runner:
         """`run` as a CPython builtin: a fifth of the cost of a call through ctypes."""
         if sys.implementation.name != "cpython":
             return self._checked(ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p))
-        method = _MethodDef(b"run_program", self.functions["run_builtin"], _METH_O, None)
+        return _builtin_of(self._method("run_builtin"), None)
+
+    def _method(self, name: str) -> _MethodDef:
+        method = _MethodDef(name.encode(), self.functions[name], _METH_O, None)
         symbols.keep_forever(method)
-        make = ctypes.pythonapi.PyCFunction_NewEx
-        make.restype = ctypes.py_object
-        make.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
-        builtin: Callable[[int], object] = make(ctypes.addressof(method), None, None)
-        return builtin
+        return method
 
     def _checked(self, prototype: Callable[[int], Callable[[int], int]]) -> Callable[[int], object]:
         native = prototype(self.functions["run"])
@@ -257,7 +282,7 @@ class Program:
     program runs on one thread at a time; the memory that its words point to is the caller's care.
     """
 
-    __slots__ = ("_base", "_memory", "address", "offset", "words")
+    __slots__ = ("_base", "_bound", "_memory", "address", "offset", "words", "words_at")
 
     def __init__(
         self, launches: Sequence[Launch], scratch_bytes: int = 0, small: bool = False
@@ -270,14 +295,20 @@ class Program:
         self.address = self._memory.address
         self.offset = tuple(offsets[:-1])
         self.words = self._memory.words[first:]
+        self.words_at = 8 * first
+        self._bound: list[_Memory] = []
         base = self._base = self._memory.words
         base[0], base[1] = _runner().pool, len(launches)
         base[2], base[3] = max(scratch_bytes, MIN_SCRATCH), small
         for k, launch in enumerate(launches):
             at = _HEADER_WORDS + _RECORD_WORDS * k
             base[at] = launch.function
-            base[at + 1] = self.address + 8 * (first + self.offset[k])
+            base[at + 1] = self.address + self.words_at + 8 * self.offset[k]
             self.resize(k, launch.work, launch.chunk)
+
+    def keep(self, block: _Memory) -> None:
+        """Let memory live as long as the program."""
+        self._bound.append(block)
 
     def args(self, k: int) -> memoryview:
         """The argument words of launch k."""
@@ -312,3 +343,56 @@ def run(program: Program) -> None:
 def entry() -> Callable[[int], object]:
     """What `run` calls, with a program's address, for those who keep it: it saves 40 ns a run."""
     return _runner().call
+
+
+class Patch(NamedTuple):
+    """What a word of a program gets in each run, by kind: RESULT and ADDRESS, the address of new
+    result or input `which` and `offset` bytes; INTEGER, input `which`; FLOAT, its float32."""
+
+    word: int
+    kind: int
+    which: int
+    offset: int = 0
+
+
+Bound = Callable[[list[Any]], tuple[Any, ...]]
+"""A program as a function of its inputs, a list of addresses and numbers. For each new result it
+returns what owns its memory, its address (a multiple of 64), and how many bytes into the owner that
+is."""
+
+
+def bind(program: Program, inputs: int, results: Sequence[int], patches: Sequence[Patch]) -> Bound:
+    """The program as a function of so many inputs. `results` are the bytes of new results.
+
+    As the program itself, it runs on one thread at a time. Errors are those of `run`.
+    """
+    if sys.implementation.name != "cpython":
+        return _bound_in_python(program, results, patches)
+    block = _Memory(_CALL_WORDS + _RESULT_WORDS * len(results) + _PATCH_WORDS * len(patches))
+    words = block.words
+    first = program.address + program.words_at
+    words[:5] = memoryview(array("q", (program.address, first, inputs, len(results), len(patches))))
+    rows = [n for nbytes in results for n in (nbytes, 0)] + [n for p in patches for n in p]
+    words[_CALL_WORDS:] = memoryview(array("q", rows))
+    program.keep(block)
+    return _builtin_of(_runner().bound, block.address)
+
+
+def _bound_in_python(program: Program, results: Sequence[int], patches: Sequence[Patch]) -> Bound:
+    """What the builtin does, for other implementations of Python."""
+
+    def call(given: list[Any]) -> tuple[Any, ...]:
+        made: list[Any] = []
+        for nbytes in results:
+            owner = bytearray(nbytes + 64)
+            start = ctypes.addressof(ctypes.c_char.from_buffer(owner))
+            made += (owner, start + -start % 64, -start % 64)
+        for word, kind, which, offset in patches:
+            value = made[3 * which + 1] if kind == RESULT else given[which]
+            if kind == FLOAT:
+                value = ctypes.c_uint32.from_buffer(ctypes.c_float(value)).value
+            program.words[word] = value + offset
+        run(program)
+        return tuple(made)
+
+    return call

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tensorlogic.devices import diskcache, elf, symbols
-from tensorlogic.devices.locks import COMPILE
+from tensorlogic.locks import COMPILE
 
 _loaded: list[Any] = []  # engines whose code must stay mapped: worker threads may stand in it
 

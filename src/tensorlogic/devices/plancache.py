@@ -19,6 +19,7 @@ from tensorlogic.devices.native import threads
 from tensorlogic.devices.objects import host
 from tensorlogic.devices.planned import plan_key
 from tensorlogic.dtypes import DType
+from tensorlogic.forms import Layout, Recipe
 from tensorlogic.graph import Node
 from tensorlogic.ops import Op
 
@@ -41,7 +42,7 @@ def key_of(
     if not ENABLED:
         return None
     try:
-        graph = repr(_plain(tuple(plan_key(order, roots, repr(settings)).parts)))
+        graph = repr(_plain(plan_key(order, roots, repr(settings))))
     except _Unkept:
         return None
     sources, here = _sources(), host()
@@ -74,6 +75,8 @@ def _plain(value: Any) -> Any:
         return value
     if kind is tuple:
         return tuple(map(_plain, value))
+    if kind is Recipe or kind is Layout:
+        return _plain(value.facts)
     if kind is DType:
         return ("dtype", value.name)
     if kind is Op and _is_own(value):

@@ -9,9 +9,10 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tensorlogic import settings
+from tensorlogic.computed import computed
 from tensorlogic.devices.arguments import CheckFailed, result_data
-from tensorlogic.devices.locks import COMPUTE
-from tensorlogic.graph import Node, inline_calls, may_overwrite, topological
+from tensorlogic.graph import Node, inline_calls, layout_of_leaf, may_overwrite, topological
+from tensorlogic.locks import COMPUTE
 from tensorlogic.ops import CONVERT, UPDATE
 from tensorlogic.storage import Memory
 
@@ -49,6 +50,9 @@ class Call(Protocol):
     def run(self, inputs: Sequence[Node], /) -> list[Memory]:
         """The memory of each root. Raises CheckFailed as a plan does. Any thread may call it."""
 
+    def leaves(self, inputs: Sequence[Node], kinds: Sequence[Node], /) -> list[Node]:
+        """What `run` gives, as leaves with the facts of others."""
+
 
 class Bound:
     """The leaves of a plan that stay, and at which places which inputs of a call stand."""
@@ -65,6 +69,9 @@ class Bound:
         with COMPUTE:
             return self._plan.run(order)
 
+    def leaves(self, inputs: Sequence[Node], kinds: Sequence[Node], /) -> list[Node]:
+        return list(map(computed, kinds, self.run(inputs)))
+
 
 class Kept(NamedTuple):
     """Whether a call's plan is `ready`, and the plan with what stays the same in each run."""
@@ -73,62 +80,45 @@ class Kept(NamedTuple):
     call: Call
 
 
-class Key:
-    """What a plan depends on, hashed once: it is looked up and moved, and may be long."""
+def plan_key(order: Sequence[Node], roots: Sequence[Node], settings: object) -> tuple[Any, ...]:
+    """Everything that a plan depends on; numbers and addresses are not part of it.
 
-    __slots__ = ("_hash", "parts")
-
-    def __init__(self, parts: list[Any]):
-        self.parts = parts
-        self._hash = hash(tuple(parts))
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is Key and self.parts == other.parts
-
-
-def plan_key(order: Sequence[Node], roots: Sequence[Node], settings: object) -> Key:
-    """Everything that a plan depends on; numbers and addresses are not part of it."""
-    place: dict[Node, int] = {}
+    Of each node its form and the places of its arguments; then what leaves share.
+    """
     parts: list[Any] = [settings]
+    add = parts.append
     leaves: list[Node] = []
     updated: list[Node] = []
+    place: dict[Node, int] = {}
     for i, n in enumerate(order):
         place[n] = i
-        op = n.op
-        if op is None:
-            leaves.append(n)
-            continue
         args = n.args
-        if len(args) == 2:
+        add(n.form or layout_of_leaf(n))
+        if not args:
+            if n.op is None:
+                leaves.append(n)
+        elif len(args) == 2:
             a, b = args
-            where: tuple[int, ...] = (place[a], place[b])
+            add(place[a])
+            add(place[b])
         else:
-            where = tuple([place[a] for a in args])
-        parts.append((op, n.attrs, n.shape, n.dtype, where))
-        if op is UPDATE:
+            parts += [place[a] for a in args]
+        if n.op is UPDATE:
             updated.append(args[0])
-    parts.append(tuple([place[r] for r in roots]))
-    parts += leaf_key(leaves, updated)
-    return Key(parts)
+    parts += [None, *[place[r] for r in roots]]
+    parts += sharing(leaves, updated)
+    return tuple(parts)
 
 
-def leaf_key(leaves: Sequence[Node], updated: Container[Node]) -> list[Any]:
-    """Dtype, storage, layout and aliasing of leaves, and whether those that are `updated` may be
-    written in place."""
+def sharing(leaves: Sequence[Node], updated: Container[Node]) -> list[Any]:
+    """Which leaves share memory, and which of those that are `updated` may be written in place."""
     memories: dict[object, int] = {}
     parts: list[Any] = []
     for n in leaves:
         d = n.data
-        if d is None:
-            parts.append((n.dtype, n.weak, memories.setdefault(n, len(memories))))
-        else:
-            alias = memories.setdefault(d.memory, len(memories))
-            strides = d.memory.constant if d.strides is None else d.strides
-            layout = (n.shape, n.dtype, d.storage, d.offset, strides)
-            parts.append((*layout, alias, n in updated and may_overwrite(n)))
+        parts.append(memories.setdefault(n if d is None else d.memory, len(memories)))
+        if n in updated:
+            parts.append(may_overwrite(n))
     return parts
 
 
@@ -140,7 +130,7 @@ class PlannedDevice(ABC):
     traits: Traits
 
     def __init__(self) -> None:
-        self._plans: OrderedDict[Key, Plan] = OrderedDict()
+        self._plans: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
         self._lock = Lock()
 
     @abstractmethod
@@ -159,9 +149,11 @@ class PlannedDevice(ABC):
         """A plan of a call: `order` are the leaves that stay, `spots` the places of its inputs."""
         return Bound(plan, order, spots)
 
-    def run(self, roots: Sequence[Node]) -> None:
-        """Compute the roots, a graph without calls, and realise them."""
-        order = topological(roots)
+    def run(self, roots: Sequence[Node], order: Sequence[Node] | None = None) -> None:
+        """Compute the roots of a graph without calls, and realise them. `order`: its nodes, inputs
+        first, where they are known."""
+        if order is None:
+            order = topological(roots)
         current = settings.current()
         key = plan_key(order, roots, current)
         with self._lock:
@@ -202,7 +194,8 @@ class PlannedDevice(ABC):
             return None
         current = settings.current()
         updated = [args[i] for i in traced.updated]
-        key = (self, current, tuple(n.attrs[1] for n in results), *leaf_key(args, updated))
+        layouts = [a.form or layout_of_leaf(a) for a in args]
+        key = (self, current, *[n.attrs[1] for n in results], *layouts, *sharing(args, updated))
         kept = traced.plans.get(key)
         if kept is None:
             with self._lock:

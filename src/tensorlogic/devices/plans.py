@@ -8,17 +8,27 @@ program, and a program to one run at a time; results own their memory.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from tensorlogic.computed import computed
 from tensorlogic.devices.arguments import CheckFailed, leaf_memory, number_word
 from tensorlogic.devices.lines import Weights
-from tensorlogic.devices.native import Launch, Program, entry
-from tensorlogic.graph import Node
-from tensorlogic.storage import POOLED, Memory, PooledMemory, padded, pool_of
-
-of_pool = PooledMemory.of_pool
+from tensorlogic.devices.native import (
+    ADDRESS,
+    FLOAT,
+    INTEGER,
+    RESULT,
+    Bound,
+    Launch,
+    Patch,
+    Program,
+    bind,
+)
+from tensorlogic.graph import Node, word_of
+from tensorlogic.storage import SMALL, Memory, SmallMemory, padded
 
 
 class Facts(NamedTuple):
@@ -53,33 +63,34 @@ class Facts(NamedTuple):
 class _Instance:
     """One program with its arena and its status words."""
 
-    __slots__ = ("address", "arena", "program", "run", "status", "words")
+    __slots__ = ("_arena", "_program", "run", "status")
 
-    def __init__(self, program: Program, arena: Memory, status: Memory):
-        self.program, self.arena, self.status = program, arena, status
-        self.address, self.words, self.run = program.address, program.words, entry()
+    def __init__(self, program: Program, run: Bound, arena: Memory, status: Memory):
+        self._program, self.run, self._arena, self.status = program, run, arena, status
 
 
 class CpuCall:
     """Runs of a plan that differ in some of its leaves: `spots` gives the place of each and its
     number among those that `run` takes; the others are the leaves of `order`. Each run has its own
-    program, so that threads need not wait for each other."""
+    program, so that threads need not wait for each other.
+
+    The native runner writes what changes into a program and makes room for small results; larger
+    ones, and those that take the memory of a leaf, are further inputs of its.
+    """
 
     __slots__ = (
         "_checks",
         "_constants",
         "_facts",
-        "_floats",
         "_free",
-        "_integers",
         "_launches",
-        "_leaves",
         "_lines",
+        "_makes",
         "_order",
-        "_pools",
-        "_results",
+        "_patches",
+        "_sizes",
         "_taken",
-        "_targets",
+        "_used",
         "_weights",
     )
 
@@ -93,36 +104,45 @@ class CpuCall:
     ):
         self._facts, self._launches, self._order = facts, launches, order
         self._checks = facts.checks
-        self._targets = [nbytes for nbytes, _ in facts.targets]
-        self._taken = [
-            (i, place, spots.get(place, -1))
+        self._taken = {
+            i: (place, spots.get(place, -1))
             for i, (_, place) in enumerate(facts.targets)
             if place >= 0
-        ]
-        small = not self._taken and max(self._targets, default=0) <= POOLED
-        self._pools = [pool_of(padded(n)) for n in self._targets] if small else None
-        self._results = facts.results
-        self._leaves = [(w, spots[p], offset) for w, p, offset in facts.leaves if p in spots]
+        }
+        self._sizes = [padded(nbytes) for nbytes, _ in facts.targets]
+        self._makes = not self._taken and max(self._sizes, default=0) <= SMALL
         self._constants = [
             (w, leaf_memory(order, p).address + offset)
             for w, p, offset in facts.leaves
             if p not in spots
         ]
         self._weights = weights
-        self._lines = [(w, spots[p], offset) for w, p, offset in facts.lines if p in spots]
         for w, p, offset in facts.lines:
             if p not in spots:
-                self._constants.append((w, weights.address(order[p]) + offset))  # type: ignore
-        varying = [(w, spots[p], dtype) for w, p, dtype in facts.numbers if p in spots]
+                self._constants.append((w, weights.address(order[p]) + offset))  # type: ignore[arg-type]
         for w, p, dtype in facts.numbers:
             if p not in spots:
                 self._constants.append((w, number_word(order[p].number, dtype)))  # type: ignore
-        self._integers = [(w, i) for w, i, dtype in varying if dtype != "f32"]
-        floats = [(w, i) for w, i, dtype in varying if dtype == "f32"]
-        self._floats = _Floats(floats) if floats else None
+        leaves = [(w, spots[p], offset) for w, p, offset in facts.leaves if p in spots]
+        numbers = [(w, spots[p], dtype) for w, p, dtype in facts.numbers if p in spots]
+        used = sorted({i for _, i, _ in (*leaves, *numbers)})
+        # None where all that `run` takes is used as it comes.
+        self._used = None if used == list(range(len(spots))) else used
+        which = {i: k for k, i in enumerate(used)}
+        kind, first = (RESULT, 0) if self._makes else (ADDRESS, len(used))
+        lines = [(w, spots[p], offset) for w, p, offset in facts.lines if p in spots]
+        self._lines = sorted({i for _, i, _ in lines})
+        after = len(used) + (0 if self._makes else len(self._sizes))
+        place = {i: after + k for k, i in enumerate(self._lines)}
+        self._patches = [
+            *(Patch(w, ADDRESS, which[i], offset) for w, i, offset in leaves),
+            *(Patch(w, FLOAT if t == "f32" else INTEGER, which[i]) for w, i, t in numbers),
+            *(Patch(w, kind, first + i, offset) for w, i, offset in facts.results),
+            *(Patch(w, ADDRESS, place[i], offset) for w, i, offset in lines),
+        ]
         self._free: list[_Instance] = []
 
-    def _instance(self) -> _Instance:
+    def _instance(self, inputs: int) -> _Instance:
         facts = self._facts
         program = Program(self._launches, facts.scratch, facts.small)
         arena = Memory.allocate(facts.arena_bytes)
@@ -136,69 +156,70 @@ class CpuCall:
             words[word] = value
         for word, value in self._constants:
             words[word] = value
-        return _Instance(program, arena, status)
+        run = bind(program, inputs, self._sizes if self._makes else (), self._patches)
+        return _Instance(program, run, arena, status)
 
-    def run(self, leaves: Sequence[Node]) -> list[Memory]:
+    def run(self, leaves: Sequence[Node], /) -> list[Memory]:
         """The memory of each root. Raises CheckFailed where a status word counted something."""
-        if self._pools is None:
+        if not self._makes:
             results = self._allocated(leaves)
-        else:
-            results = [of_pool(pool) for pool in self._pools]
+            self._start(leaves, [memory.address for memory in results])
+            return results
+        made = iter(self._start(leaves))
+        return [
+            SmallMemory(owner, address, start, nbytes)
+            for owner, address, start, nbytes in zip(made, made, made, self._sizes, strict=True)
+        ]
+
+    def leaves(self, leaves: Sequence[Node], kinds: Sequence[Node], /) -> list[Node]:
+        """The results of a run as leaves like `kinds`."""
+        if not self._makes:
+            return list(map(computed, kinds, self.run(leaves)))
+        made = self._start(leaves)
+        if len(made) == 3:
+            owner, address, start = made
+            return [computed(kinds[0], owner, address, start)]
+        return list(map(computed, kinds, made[::3], made[1::3], made[2::3]))
+
+    def _start(self, leaves: Sequence[Node], results: Sequence[int] = ()) -> tuple[Any, ...]:
+        """Run a program for these leaves, with the addresses of results that are not made there."""
+        given = leaves if self._used is None else [leaves[i] for i in self._used]
+        words: list[Any] = []
+        for n in given:  # a comprehension is a function of its own up to Python 3.11
+            words.append(n.word or word_of(n))
+        if results:
+            words += results
+        if self._lines:
+            words += [self._weights.address(leaves[i]) for i in self._lines]
         try:
             instance = self._free.pop()
         except IndexError:  # the first run, or another thread has it
-            instance = self._instance()
-        words = instance.words
-        for word, i, offset in self._results:
-            words[word] = results[i].address + offset
-        for word, i, offset in self._leaves:
-            words[word] = leaves[i].data.memory.address + offset  # type: ignore[union-attr]
-        for word, i, offset in self._lines:
-            words[word] = self._weights.address(leaves[i]) + offset
-        for word, i in self._integers:
-            words[word] = int(leaves[i].number)  # type: ignore[arg-type]
-        if self._floats is not None:
-            self._floats.patch(words, leaves)
-        if not self._checks:
-            instance.run(instance.address)
-            self._free.append(instance)
-            return results
-        counts = instance.status.base.data
-        counts[:] = bytes(len(counts))
-        instance.run(instance.address)
-        failed = [p for p, n in zip(self._checks, counts.cast("i"), strict=False) if n]
+            instance = self._instance(len(words))
+        if self._checks:
+            instance.status.base[:] = 0
+        made = instance.run(words)
+        failed = self._failed(instance) if self._checks else None
         self._free.append(instance)
-        if failed:
-            raise CheckFailed(failed[0])
-        return results
+        if failed is not None:
+            raise CheckFailed(failed)
+        return made
+
+    def _failed(self, instance: _Instance) -> int | None:
+        """The place of the first check that counted something."""
+        counts = instance.status.base.view(np.int32).tolist()
+        return next((p for p, n in zip(self._checks, counts, strict=False) if n), None)
 
     def _allocated(self, leaves: Sequence[Node]) -> list[Memory]:
         """The memory of each root; some take that of a leaf."""
-        taken = {
-            which: leaf_memory(self._order, place) if i < 0 else leaf_memory(leaves, i)
-            for which, place, i in self._taken
-        }
-        return [
-            taken[i] if i in taken else Memory.allocate(nbytes)
-            for i, nbytes in enumerate(self._targets)
-        ]
-
-
-class _Floats:
-    """Python numbers as float32, all at once."""
-
-    __slots__ = ("_leaves", "_pack", "_unpack", "_words")
-
-    def __init__(self, spots: Sequence[tuple[int, int]]):
-        self._words = [word for word, _ in spots]
-        self._leaves = [i for _, i in spots]
-        self._pack = struct.Struct(f"<{len(spots)}f").pack
-        self._unpack = struct.Struct(f"<{len(spots)}I").unpack
-
-    def patch(self, words: memoryview, leaves: Sequence[Node]) -> None:
-        bits = self._unpack(self._pack(*[leaves[i].number for i in self._leaves]))
-        for word, value in zip(self._words, bits, strict=True):
-            words[word] = value
+        results = []
+        for i, nbytes in enumerate(self._sizes):
+            if i in self._taken:
+                place, number = self._taken[i]
+                which = (self._order, place) if number < 0 else (leaves, number)
+                results.append(leaf_memory(*which))
+            else:
+                results.append(Memory.allocate(nbytes))
+        return results
 
 
 class CpuPlan:

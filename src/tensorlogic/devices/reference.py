@@ -209,10 +209,10 @@ class Reference:
     def unavailable(self) -> None:
         return None
 
-    def run(self, roots: Sequence[Node]) -> None:
+    def run(self, roots: Sequence[Node], order: Sequence[Node] | None = None) -> None:
         values: dict[int, Array] = {}
         exact = settings.current().precision == "exact"
-        for node in topological(roots):
+        for node in order or topological(roots):
             values[id(node)] = (
                 leaf_array(node) if node.op is None else self.compute(node, values, exact)
             )

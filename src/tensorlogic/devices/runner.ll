@@ -8,6 +8,10 @@
 ;   %slot      scratch memory of one thread: { allocated, its 64-byte aligned part, bytes of that }
 ;   %worker    { slot, pthread_t, pool }
 ;   %pool      see below; one for the process
+;   %call      a program as a function: { program, words, inputs, results, patches }, its results
+;              { bytes, address }, then its patches { word, kind, which, offset }: a word gets the
+;              address of a new result (kind 0), an address that is given (1), both plus the offset,
+;              or a number that is given, as an integer (2) or as the bits of a float32 (3)
 ;
 ; Claim and door. The caller of a program never waits for a worker that sleeps:
 ;
@@ -39,6 +43,9 @@
 %slot = type { ptr, ptr, i64 }
 %worker = type { %slot, i64, ptr, [3 x i64] }
 %program = type { ptr, i64, i64, i64, i64, ptr, [2 x i64], i64, [7 x i64] }
+%call = type { ptr, ptr, i64, i64, i64, [3 x i64] }
+%result = type { i64, i64 }
+%patch = type { i64, i64, i64, i64 }
 %launch = type { ptr, ptr, i64, i64, i64, [3 x i64], i64, [7 x i64], i64, [7 x i64] }
 ;                 0              1    2              3    4              5    6
 ;                 busy           door                left                sleepers
@@ -70,6 +77,18 @@ declare i32 @sched_getcpu()
 declare i32 @sched_yield()
 declare ptr @PyLong_AsVoidPtr(ptr)
 declare ptr @PyLong_FromLong(i64)
+declare i64 @PyLong_AsLongLong(ptr)
+declare ptr @PyLong_FromVoidPtr(ptr)
+declare double @PyFloat_AsDouble(ptr)
+declare i64 @PyList_Size(ptr)
+declare ptr @PyList_GetItem(ptr, i64)
+declare ptr @PyTuple_New(i64)
+declare i32 @PyTuple_SetItem(ptr, i64, ptr)
+declare ptr @PyBytes_FromStringAndSize(ptr, i64)
+declare ptr @PyBytes_AsString(ptr)
+declare void @Py_DecRef(ptr)
+declare ptr @PyErr_Occurred()
+declare void @PyErr_BadInternalCall()
 declare ptr @PyErr_NoMemory()
 declare ptr @PyEval_SaveThread()
 declare void @PyEval_RestoreThread(ptr)
@@ -602,15 +621,10 @@ out:
   ret i64 %result
 }
 
-; A CPython builtin (METH_O): runs the program at the address given as an int.
-define ptr @run_builtin(ptr %self, ptr %argument) nounwind {
+; A program run for Python: a small one with the GIL held, any other without it. False: an exception
+; is set.
+define internal i1 @run_for_python(ptr %program) nounwind {
 entry:
-  %program = call ptr @PyLong_AsVoidPtr(ptr %argument)
-  %bad = icmp eq ptr %program, null
-  br i1 %bad, label %raise, label %choose
-raise:
-  ret ptr null
-choose:
   %at.small = getelementptr %program, ptr %program, i32 0, i32 3
   %small = load i64, ptr %at.small
   %is.small = icmp ne i64 %small, 0
@@ -629,17 +643,176 @@ release:
   store ptr null, ptr %at.state
   %stop = load i64, ptr %at.stop
   %stopped = icmp ne i64 %stop, 0           ; a signal handler raised: its exception is set
-  br i1 %stopped, label %raise, label %out
+  br i1 %stopped, label %raised, label %out
 out:
   %status = phi i64 [ %status.small, %hold ], [ %status.large, %release ]
   %failed = icmp ne i64 %status, 0
   br i1 %failed, label %no.memory, label %done
 no.memory:
   %null = call ptr @PyErr_NoMemory()
-  ret ptr %null
+  ret i1 false
+raised:
+  ret i1 false
+done:
+  ret i1 true
+}
+
+; A CPython builtin (METH_O): runs the program at the address given as an int.
+define ptr @run_builtin(ptr %self, ptr %argument) nounwind {
+entry:
+  %program = call ptr @PyLong_AsVoidPtr(ptr %argument)
+  %bad = icmp eq ptr %program, null
+  br i1 %bad, label %raise, label %run
+raise:
+  ret ptr null
+run:
+  %ran = call i1 @run_for_python(ptr %program)
+  br i1 %ran, label %done, label %raise
 done:
   %zero = call ptr @PyLong_FromLong(i64 0)
   ret ptr %zero
+}
+
+; Memory for a result at items %at and on of the tuple: bytes, the address of their aligned part (put
+; down in %result too), how far into the bytes that is. False: an exception is set.
+define internal i1 @make_result(ptr %result, ptr %tuple, i64 %at) nounwind {
+entry:
+  %size = load i64, ptr %result
+  %with.margin = add i64 %size, 64
+  %bytes = call ptr @PyBytes_FromStringAndSize(ptr null, i64 %with.margin)
+  %none = icmp eq ptr %bytes, null
+  br i1 %none, label %raise, label %align
+align:
+  %r0 = call i32 @PyTuple_SetItem(ptr %tuple, i64 %at, ptr %bytes)
+  %data = call ptr @PyBytes_AsString(ptr %bytes)
+  %start = ptrtoint ptr %data to i64
+  %up = add i64 %start, 63
+  %aligned = and i64 %up, -64
+  %skip = sub i64 %aligned, %start
+  %at.address = getelementptr %result, ptr %result, i32 0, i32 1
+  store i64 %aligned, ptr %at.address
+  %pointer = inttoptr i64 %aligned to ptr
+  %address = call ptr @PyLong_FromVoidPtr(ptr %pointer)
+  %no.address = icmp eq ptr %address, null
+  br i1 %no.address, label %raise, label %finish
+finish:
+  %next = add i64 %at, 1
+  %r1 = call i32 @PyTuple_SetItem(ptr %tuple, i64 %next, ptr %address)
+  %last = add i64 %at, 2
+  %skipped = call ptr @PyLong_FromLong(i64 %skip)
+  %r2 = call i32 @PyTuple_SetItem(ptr %tuple, i64 %last, ptr %skipped)
+  ret i1 true
+raise:
+  ret i1 false
+}
+
+; A program as a function, a CPython builtin (METH_O) whose self is the address of a %call as an int.
+; It takes a list of addresses and numbers, writes them and the addresses of new results where the
+; patches say, runs the program, and returns a tuple with the three items of each result. All objects
+; are made before the first word is written: that may run other Python code.
+define ptr @call_builtin(ptr %self, ptr %given) nounwind {
+entry:
+  %call = call ptr @PyLong_AsVoidPtr(ptr %self)
+  %at.words = getelementptr %call, ptr %call, i32 0, i32 1
+  %at.inputs = getelementptr %call, ptr %call, i32 0, i32 2
+  %at.results = getelementptr %call, ptr %call, i32 0, i32 3
+  %at.patches = getelementptr %call, ptr %call, i32 0, i32 4
+  %program = load ptr, ptr %call
+  %words = load ptr, ptr %at.words
+  %inputs = load i64, ptr %at.inputs
+  %results = load i64, ptr %at.results
+  %patches = load i64, ptr %at.patches
+  %first.result = getelementptr %call, ptr %call, i64 1
+  %first.patch = getelementptr %result, ptr %first.result, i64 %results
+  %count = call i64 @PyList_Size(ptr %given)
+  %fits = icmp eq i64 %count, %inputs
+  br i1 %fits, label %begin, label %misused
+misused:
+  call void @PyErr_BadInternalCall()
+  br label %raise
+begin:
+  %items = mul i64 %results, 3
+  %tuple = call ptr @PyTuple_New(i64 %items)
+  %no.tuple = icmp eq ptr %tuple, null
+  br i1 %no.tuple, label %raise, label %results.head
+
+results.head:
+  %r = phi i64 [ 0, %begin ], [ %r.next, %result.made ]
+  %more.results = icmp slt i64 %r, %results
+  br i1 %more.results, label %make, label %patches.head
+make:
+  %result = getelementptr %result, ptr %first.result, i64 %r
+  %at.item = mul i64 %r, 3
+  %made = call i1 @make_result(ptr %result, ptr %tuple, i64 %at.item)
+  br i1 %made, label %result.made, label %drop
+result.made:
+  %r.next = add i64 %r, 1
+  br label %results.head
+
+patches.head:
+  %p = phi i64 [ 0, %results.head ], [ %p.next, %write ]
+  %more.patches = icmp slt i64 %p, %patches
+  br i1 %more.patches, label %patch, label %run
+patch:
+  %record = getelementptr %patch, ptr %first.patch, i64 %p
+  %at.kind = getelementptr %patch, ptr %record, i32 0, i32 1
+  %at.which = getelementptr %patch, ptr %record, i32 0, i32 2
+  %at.offset = getelementptr %patch, ptr %record, i32 0, i32 3
+  %word = load i64, ptr %record
+  %kind = load i64, ptr %at.kind
+  %which = load i64, ptr %at.which
+  %offset = load i64, ptr %at.offset
+  switch i64 %kind, label %from.result [ i64 1, label %from.address
+                                         i64 2, label %from.int
+                                         i64 3, label %from.float ]
+from.result:
+  %its.address = getelementptr %result, ptr %first.result, i64 %which, i32 1
+  %home = load i64, ptr %its.address
+  %of.result = add i64 %home, %offset
+  br label %write
+from.address:
+  %object = call ptr @PyList_GetItem(ptr %given, i64 %which)
+  %place = call ptr @PyLong_AsVoidPtr(ptr %object)
+  %base = ptrtoint ptr %place to i64
+  %of.input = add i64 %base, %offset
+  %is.null = icmp eq ptr %place, null
+  br i1 %is.null, label %doubt, label %write
+from.int:
+  %int.object = call ptr @PyList_GetItem(ptr %given, i64 %which)
+  %int = call i64 @PyLong_AsLongLong(ptr %int.object)
+  %int.odd = icmp eq i64 %int, -1
+  br i1 %int.odd, label %doubt, label %write
+from.float:
+  %float.object = call ptr @PyList_GetItem(ptr %given, i64 %which)
+  %double = call double @PyFloat_AsDouble(ptr %float.object)
+  %float = fptrunc double %double to float
+  %bits = bitcast float %float to i32
+  %wide = zext i32 %bits to i64
+  %float.odd = fcmp oeq double %double, -1.0
+  br i1 %float.odd, label %doubt, label %write
+doubt:                                      ; such a value, or an error?
+  %doubtful = phi i64 [ %of.input, %from.address ], [ %int, %from.int ], [ %wide, %from.float ]
+  %error = call ptr @PyErr_Occurred()
+  %no.error = icmp eq ptr %error, null
+  br i1 %no.error, label %write, label %drop
+write:
+  %value = phi i64 [ %of.result, %from.result ], [ %of.input, %from.address ], [ %int, %from.int ],
+                   [ %wide, %from.float ], [ %doubtful, %doubt ]
+  %target = getelementptr i64, ptr %words, i64 %word
+  store i64 %value, ptr %target
+  %p.next = add i64 %p, 1
+  br label %patches.head
+
+run:
+  %ran = call i1 @run_for_python(ptr %program)
+  br i1 %ran, label %done, label %drop
+drop:
+  call void @Py_DecRef(ptr %tuple)
+  br label %raise
+raise:
+  ret ptr null
+done:
+  ret ptr %tuple
 }
 
 ; Before a fork: wait for the running program, stop the workers, and keep `busy`.

@@ -7,6 +7,7 @@ in the dtype of the input. A function whose first argument is a tensor is also a
 from __future__ import annotations
 
 from tensorlogic import runtime
+from tensorlogic.forms import Layout
 from tensorlogic.functions import (
     arrange,
     convolution,
@@ -55,7 +56,6 @@ def eval(*tensors: Tensor) -> None:
     >>> tl.eval(y, z)
     """
     for t in tensors:
-        node = t._hold
-        if node is None or node.op is not None or node.traced:
+        if type(t._hold.form) is not Layout:  # nobody knows yet how it lies in memory
             runtime.evaluate([t._node for t in tensors])
             break

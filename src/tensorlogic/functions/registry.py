@@ -31,16 +31,20 @@ def function(fn: F) -> F:
 
     @functools.wraps(fn)
     def exported(*args: Any, **keywords: Any) -> Any:
-        if keywords and not keywords.keys() <= known:
+        if not keywords:
+            result = fn(*args)
+        elif keywords.keys() <= known:
+            result = fn(*args, **keywords)
+        else:
             name = next(k for k in keywords if k not in known)
             here = KEYWORDS.get(name, "")
             hint = f"it takes {', '.join(taken)}{'' if known else ', by position'}"
             if here in known:
                 hint = f"it is `{here}=` here"
             raise TypeError(f"{fn.__name__}() has no keyword argument `{name}`: {hint}")
-        result = fn(*args, **keywords)
-        for observe in OBSERVERS:
-            observe(fn, args, keywords, result)
+        if OBSERVERS:
+            for observe in OBSERVERS:
+                observe(fn, args, keywords, result)
         return result
 
     FUNCTIONS[fn.__name__] = exported

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from tensorlogic import ops
 from tensorlogic.dtypes import float32
-from tensorlogic.graph import Node
+from tensorlogic.graph import Node, apply
 from tensorlogic.kernels import ir
 from tensorlogic.kernels.ir import (
     Check,
@@ -258,7 +258,7 @@ def _fold(p: Expr, count: Expr, acc: Expr, init: Expr, step: Expr) -> Fold:
 
 
 def _partial(rows: int, width: int) -> Node:
-    return Node(ops.PARTIAL, (), (), (rows, width), float32)
+    return apply(ops.PARTIAL, (), (), (rows, width), float32)
 
 
 def _parts(batches: int, keys: int, traits: Traits) -> int:

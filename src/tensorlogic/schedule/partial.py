@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from tensorlogic import ops
 from tensorlogic.dtypes import float32, int32
-from tensorlogic.graph import Node
+from tensorlogic.graph import Node, apply
 from tensorlogic.kernels import ir
 from tensorlogic.kernels.ir import Store, binary
 from tensorlogic.schedule.affine import LoopVar
@@ -32,7 +32,7 @@ def first_stage(node: Node, low: Lowering) -> tuple[Step, list[Node]]:
     count, parts = low.traits.parts, []
     for e in record.init:
         dtype = int32 if e.dtype == "i32" else float32
-        parts.append(Node(ops.PARTIAL, (), (), (*node.shape, count), dtype))
+        parts.append(apply(ops.PARTIAL, (), (), (*node.shape, count), dtype))
     emitter = Emitter()
     row = ir.index("r")
     number = emitter.number(count)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from tensorlogic import ops
-from tensorlogic.graph import Node
+from tensorlogic.graph import Node, apply
 from tensorlogic.schedule.emit import Number, Step
 from tensorlogic.schedule.records import CheckRecord
 
@@ -75,7 +75,7 @@ class Template:
 
         def of(n: Node) -> Node:
             if id(n) not in other:  # made in between
-                other[id(n)] = Node(ops.PARTIAL, (), (), n.shape, n.dtype)
+                other[id(n)] = apply(ops.PARTIAL, (), (), n.shape, n.dtype)
             return other[id(n)]
 
         def number(value: Number) -> Number:

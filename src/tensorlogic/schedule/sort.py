@@ -12,7 +12,7 @@ import math
 
 from tensorlogic import ops
 from tensorlogic.dtypes import int32
-from tensorlogic.graph import Node
+from tensorlogic.graph import Node, apply
 from tensorlogic.kernels import ir
 from tensorlogic.kernels.ir import (
     Expr,
@@ -44,7 +44,7 @@ def sort_steps(node: Node, low: Lowering) -> tuple[list[Step], list[Node]]:
     before: Node | None = None
     while before is not node:
         last = width * (1 if before is None else 2) >= size
-        made = node if last else Node(ops.PARTIAL, (), (), node.shape, int32)
+        made = node if last else apply(ops.PARTIAL, (), (), node.shape, int32)
         if before is None:
             steps.append(sorting.count(made))
         else:

@@ -1,4 +1,4 @@
-"""The locks of a process, in the order in which they are taken; a fork waits for both, so that its
+"""The locks of a process, in the order in which they are taken; a fork waits for all, so that its
 child finds nothing half done."""
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ COMPUTE = RLock()
 not run twice."""
 COMPILE = Lock()
 """One thread compiles and loads native code at a time."""
+DESCRIBE = Lock()
+"""One thread describes the memory of a result at a time."""
+_ALL = (COMPUTE, COMPILE, DESCRIBE)
 
 
 def _acquire() -> None:
-    COMPUTE.acquire()
-    COMPILE.acquire()
+    for lock in _ALL:
+        lock.acquire()
 
 
 def _release() -> None:
-    COMPILE.release()
-    COMPUTE.release()
+    for lock in reversed(_ALL):
+        lock.release()
 
 
 if hasattr(os, "register_at_fork"):
