@@ -32,11 +32,11 @@ HIGH = 1 / 16
 
 @dataclass(frozen=True)
 class Word:
-    """Four digits of a line: in the lower or the upper halves of its bytes, and which elements of
-    the unit they are: `at` within run `run`."""
+    """Four digits of a line: in the "lower" or the "upper" halves of its bytes or in "whole" ones,
+    and which elements of the unit they are: `at` within run `run`."""
 
     line: int
-    upper: bool
+    kind: str
     run: int
     at: int
 
@@ -52,9 +52,15 @@ class Lines:
     parts: tuple[tuple[Word, ...], ...]
     scales: Callable[[Unit], Scales]
 
+    def large(self, part: int) -> bool:
+        """Whether products of a part come out 16 times as large, as those of upper digits do. Where
+        scales are not whole numbers, all parts are alike."""
+        return any(w.kind == "upper" for w in self.parts[part])
+
     @property
-    def count(self) -> int:
-        return self.type.nbytes // 4
+    def zero(self) -> int:
+        """What is subtracted from digits; signed ones are raised, so that none is negative."""
+        return 128 if self.type.signed else self.type.zero
 
 
 @dataclass(frozen=True)
@@ -84,10 +90,13 @@ class Unit:
     def digits(self, word: Word, moved: bool = False) -> Value:
         """Four digits of each row; upper ones 16 times as large unless they are `moved`."""
         x = self.line(word.line)
-        if word.upper and moved:
-            x = self.f.op("lshr", WHOLE, x, constant("i32", ROWS, "4"))
-        mask = 0xF0F0F0F0 if word.upper and not moved else 0x0F0F0F0F
-        return self.masked(x, mask)
+        if word.kind == "whole":
+            return self.f.op("xor", WHOLE, x, constant("i32", ROWS, str(0x80808080)))
+        if word.kind == "lower":
+            return self.masked(x, 0x0F0F0F0F)
+        if not moved:
+            return self.masked(x, 0xF0F0F0F0)
+        return self.masked(self.f.op("lshr", WHOLE, x, constant("i32", ROWS, "4")), 0x0F0F0F0F)
 
     def masked(self, x: Value, mask: int) -> Value:
         return self.f.op("and", WHOLE, x, constant("i32", ROWS, str(mask)))
@@ -110,7 +119,7 @@ class Unit:
         return f.cast("bitcast", SMALL, moved, WHOLE)
 
 
-def _scales_4_0(u: Unit) -> Scales:
+def _scales_32(u: Unit) -> Scales:
     return Scales(real=tuple(u.half(b // 2, b % 2 == 1) for b in range(4)))
 
 
@@ -135,34 +144,41 @@ def _scales_4k(u: Unit) -> Scales:
     )
 
 
-def _words(first: int, parts: int, upper: bool, run: int, count: int = 8) -> tuple[Word, ...]:
+def _words(first: int, count: int, kind: str, run: int) -> tuple[Word, ...]:
     """`count` neighbouring words from line `first` on, whose digits begin at run `run`."""
-    return tuple(Word(first + j, upper, run + j // 4, 4 * (j % 4)) for j in range(count))
+    return tuple(Word(first + j, kind, run + j // 4, 4 * (j % 4)) for j in range(count))
+
+
+def _lines_32(name: str, parts: tuple[tuple[Word, ...], ...]) -> Lines:
+    """Four blocks that each begin with a scale: the scales in two lines, then the digits."""
+    block = BLOCKS[name].nbytes // 8
+    scales = tuple(block * b for b in range(4))
+    halves = (*scales, *(i for i in range(4 * block) if i not in scales))
+    return Lines(BLOCKS[name], halves, parts, _scales_32)
 
 
 def _lines_4_0() -> Lines:
-    scales = tuple(9 * b for b in range(4))
-    halves = (*scales, *(i for i in range(36) if i not in scales))
     parts = tuple(
-        (
-            *_words(2 + 4 * b, 4, False, 2 * b, 4),
-            *_words(2 + 4 * b, 4, True, 2 * b + 1, 4),
-        )
+        _words(2 + 4 * b, 4, "lower", 2 * b) + _words(2 + 4 * b, 4, "upper", 2 * b + 1)
         for b in range(4)
     )
-    return Lines(BLOCKS["q4_0"], halves, parts, _scales_4_0)
+    return _lines_32("q4_0", parts)
+
+
+def _lines_8_0() -> Lines:
+    return _lines_32("q8_0", tuple(_words(2 + 8 * b, 8, "whole", 2 * b) for b in range(4)))
 
 
 def _lines_4k() -> Lines:
     parts = tuple(
-        _words(4 + 8 * pair, 8, upper, 4 * pair + 2 * upper)
+        _words(4 + 8 * pair, 8, kind, 4 * pair + 2 * i)
         for pair in range(4)
-        for upper in (False, True)
+        for i, kind in enumerate(("lower", "upper"))
     )
     return Lines(BLOCKS["q4_K"], tuple(range(72)), parts, _scales_4k)
 
 
-LINES = {lines.type.name: lines for lines in (_lines_4_0(), _lines_4k())}
+LINES = {lines.type.name: lines for lines in (_lines_4_0(), _lines_8_0(), _lines_4k())}
 """The types that have such a form."""
 
 
@@ -240,11 +256,10 @@ class _Dots:
                 u.next = self._unit(unit, records, u.carried)
             for c in self.vectors:
                 total, offset = u.carried[2 * c : 2 * c + 2]
-                if not t.whole:
+                if not t.whole and self.lines.large(0):
                     total = self._times(total, HIGH)
-                total = f.intrinsic(
-                    "fma", REAL, offset, _real(t.sign if t.least else -t.zero), total
-                )
+                by = _real(t.sign if t.least else -self.lines.zero)
+                total = f.intrinsic("fma", REAL, offset, by, total)
                 to = f.gep("float", "%out", f.add(f.mul("%out_stride", c), r.index))
                 f.store(REAL, total, to, 4)
         f.ret()
@@ -253,16 +268,16 @@ class _Dots:
         """The sums of each vector, and those of its offsets, with a unit more."""
         f, t = self.f, self.type
         scales = self.lines.scales(unit)
-        zero = "zeroinitializer"
-        # Whole scales leave a factor, and upper digits are taken apart from lower ones.
-        sums = [
-            [zero, zero, zero] if t.whole else [zero, *before[2 * c : 2 * c + 2]]
+        zero, whole = "zeroinitializer", bool(t.whole)
+        # Whole numbers leave a factor for the unit, and large products are taken apart.
+        totals = [
+            {False: zero, True: zero} if whole else {self.lines.large(0): before[2 * c]}
             for c in self.vectors
         ]
+        offsets = [zero if whole else before[2 * c + 1] for c in self.vectors]
         for s, words in enumerate(self.lines.parts):
             by, least = self._by(unit, scales, s)
-            digits = [unit.digits(w) for w in words]
-            upper = words[-1].upper
+            digits, large = [unit.digits(w) for w in words], self.lines.large(s)
             for c, record in enumerate(records):
                 number = f.cast("sitofp", WHOLE, self._total(words, digits, record), REAL)
                 x_scale, x_sum = (
@@ -270,18 +285,18 @@ class _Dots:
                     for k in range(2)
                 )
                 scale = f.op("fmul", REAL, by, x_scale)
-                sums[c][upper] = f.intrinsic("fma", REAL, number, scale, sums[c][upper])
-                sums[c][2] = f.intrinsic("fma", REAL, least, x_sum, sums[c][2])
-        if not t.whole:
-            return [x for own in sums for x in own[1:]]
-        factor, factor_of_least = scales.factors
-        high = self._times(factor, HIGH)
+                totals[c][large] = f.intrinsic("fma", REAL, number, scale, totals[c][large])
+                offsets[c] = f.intrinsic("fma", REAL, least, x_sum, offsets[c])
         out = []
-        for c in self.vectors:
-            total, offset = before[2 * c : 2 * c + 2]
-            for by, x in ((factor, sums[c][0]), (high, sums[c][1])):
-                total = f.intrinsic("fma", REAL, by, x, total)
-            out += [total, f.intrinsic("fma", REAL, factor_of_least, sums[c][2], offset)]
+        for c, sums, offset in zip(self.vectors, totals, offsets, strict=True):
+            if whole:
+                factor, of_least = scales.factors
+                total = f.intrinsic("fma", REAL, factor, sums[False], before[2 * c])
+                high = self._times(factor, HIGH)
+                total = f.intrinsic("fma", REAL, high, sums[True], total)
+                out += [total, f.intrinsic("fma", REAL, of_least, offset, before[2 * c + 1])]
+            else:
+                out += [sums[self.lines.large(0)], offset]
         return out
 
     def _by(self, unit: Unit, scales: Scales, s: int) -> tuple[Value, Value]:
@@ -300,10 +315,9 @@ class _Dots:
         f = self.f
         chains: list[Value] = []
         for part in range(2):  # the high bytes of activations, the low ones
-            lower, upper = (
-                [(w, d) for w, d in zip(words, digits, strict=True) if w.upper == up]
-                for up in (False, True)
-            )
+            pairs = list(zip(words, digits, strict=True))
+            upper = [(w, d) for w, d in pairs if w.kind == "upper"]
+            lower = [(w, d) for w, d in pairs if w.kind != "upper"]
             total = "zeroinitializer"
             if lower:
                 total = self._chain(total, lower, record, part)

@@ -73,7 +73,7 @@ class _Panel:
 
     def _word(self, pair: Value, by: Value) -> Value:
         """Two digits less the zero, times the scale if that is a whole number."""
-        f, zero = self.f, self.lines.type.zero
+        f, zero = self.f, self.lines.zero
         x = f.cast("bitcast", WHOLE, pair, _HALVES)
         if zero:
             x = f.op("sub", _HALVES, x, constant("i16", 2 * ROWS, str(zero)))
