@@ -108,7 +108,7 @@ def write(key: str, payload: bytes) -> None:
         with open(descriptor, "wb") as file:
             file.write(_sealed(key, payload))
         os.replace(aside, folder / key)
-        if key.startswith("0"):  # one write of sixteen: it lists the whole folder
+        if key.startswith("00"):  # one write of 256: it lists the whole folder
             _trim(folder)
     except OSError as error:
         warnings.warn(

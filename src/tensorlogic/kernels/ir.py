@@ -343,18 +343,17 @@ def exprs_of(stmt: Stmt) -> tuple[Expr, ...]:
 def nodes_of(*roots: Expr, known: Container[int] = ()) -> list[Expr]:
     """Every expression under the roots, arguments first, each object once; what lies under a node
     whose id is `known` is left out."""
-    seen: set[int] = set()
+    seen: set[Expr] = set()
     out: list[Expr] = []
-    stack = [(r, False) for r in reversed(roots)]
+    stack: list[Expr | None] = [*reversed(roots)]
     while stack:
-        e, done = stack.pop()
-        if done:
-            out.append(e)
-        elif id(e) not in seen:
-            seen.add(id(e))
+        e = stack.pop()
+        if e is None:  # its arguments are done
+            out.append(stack.pop())  # type: ignore[arg-type]
+        elif e not in seen:
+            seen.add(e)
             if e.args and id(e) not in known:
-                stack.append((e, True))
-                stack.extend([(a, False) for a in reversed(e.args)])
+                stack += (e, None, *reversed(e.args))
             else:
                 out.append(e)
     return out
@@ -362,8 +361,9 @@ def nodes_of(*roots: Expr, known: Container[int] = ()) -> list[Expr]:
 
 def rebuilt(e: Expr, args: tuple[Expr, ...]) -> Expr:
     """The expression with other arguments; itself if they are its own."""
-    same = all(a is b for a, b in zip(args, e.args, strict=True))
-    return e if same else Expr(e.op, e.dtype, args, e.attr)
+    if args == e.args:  # expressions are equal to themselves alone
+        return e
+    return Expr(e.op, e.dtype, args, e.attr)
 
 
 def replaced(e: Expr, by: Mapping[Expr, Expr], memo: dict[Expr, Expr]) -> Expr:
