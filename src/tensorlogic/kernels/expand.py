@@ -16,7 +16,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from tensorlogic.kernels.ir import Expr, binary, bitcast, cast, const, fma, rebuilt, select, unary
+from tensorlogic.kernels.exprs import (
+    Expr,
+    binary,
+    bitcast,
+    cast,
+    const,
+    fma,
+    rebuilt,
+    select,
+    unary,
+)
 
 _LOG2E = math.log2(math.e)
 _LN2_HI = 0.693359375  # 10 bits: n * _LN2_HI is exact
