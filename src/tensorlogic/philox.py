@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tensorlogic.kernels.ir import Expr, binary, const
+from tensorlogic.kernels.exprs import Expr, binary, const
 
 Words = NDArray[np.uint32]
 

@@ -13,11 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tensorlogic.kernels.ir import Buffer, Expr, cast, const, index, load, nodes_of
+from tensorlogic.kernels.exprs import Expr, cast, const, index, load, nodes_of
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from tensorlogic.kernels.ir import Buffer
 
 Reader = Callable[[Expr], Expr]
 """From a byte offset in the block (i64) to a value: the byte as i32, or the half as f32."""
@@ -176,6 +178,8 @@ def dequantize(qtype: QuantType, blocks: NDArray[np.uint8]) -> NDArray[np.float3
     array([0. , 0.5, 1. , 1.5], dtype=float32)
     """
     import numpy as np
+
+    from tensorlogic.kernels.ir import Buffer
 
     if blocks.dtype != np.uint8 or blocks.ndim == 0 or blocks.shape[-1] != qtype.nbytes:
         raise ValueError(

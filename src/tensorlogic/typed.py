@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, TypeVar, TypeVarTuple
 
-from tensorlogic.dims import TensorType
-
 DT = TypeVar("DT")
 Dims = TypeVarTuple("Dims")
 
@@ -18,5 +16,7 @@ class TypedTensor:
     def __class_getitem__(cls, item: Any) -> Any:
         if cls is TypedTensor:  # as the base class of Tensor
             return cls
+        from tensorlogic.dims import TensorType
+
         dtype, *dims = item if isinstance(item, tuple) else (item, ...)
         return TensorType.of(dtype, tuple(dims))

@@ -18,6 +18,7 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 Value = str
 ArgType = tuple[str, str]
@@ -48,15 +49,15 @@ class Module:
     """The functions of one object file, and what they declare."""
 
     def __init__(self) -> None:
-        self._declarations: dict[str, str] = {}
+        self._declarations: dict[str, tuple[str, Sequence[str], str]] = {}
         self._functions: list[Function] = []
-        self._metadata = ""
+        self._metadata: dict[str, int] = {}
 
     def declare(self, result: str, name: str, types: Sequence[str], attributes: str = "") -> None:
-        text = f"declare {result} @{name}({', '.join(types)}) {attributes}".rstrip()
-        known = self._declarations.setdefault(name, text)
-        if known != text:
-            raise ValueError(f"@{name} is declared twice:\n{known}\n{text}")
+        new = result, tuple(types), attributes
+        known = self._declarations.setdefault(name, new)
+        if known != new:
+            raise ValueError(f"@{name} is declared twice:\n{known}\n{new}")
 
     def function(
         self,
@@ -71,14 +72,27 @@ class Module:
 
     def nontemporal(self) -> str:
         """What makes a store one past the caches."""
-        self._metadata = "!0 = !{i32 1}\n"
-        return ", !nontemporal !0"
+        return ", !nontemporal " + self._noted("!{i32 1}")
+
+    def likely(self) -> str:
+        """What says of a branch that its condition nearly always holds."""
+        return ", !prof " + self._noted('!{!"branch_weights", i32 2000, i32 1}')
+
+    def _noted(self, text: str) -> str:
+        """The name of metadata of this text."""
+        number = self._metadata.setdefault(text, len(self._metadata))
+        return f"!{number}"
 
     def text(self) -> str:
         defined = {f.name for f in self._functions}
-        declared = [t for n, t in self._declarations.items() if n not in defined]
+        declared = [
+            f"declare {result} @{name}({', '.join(types)}) {attributes}".rstrip()
+            for name, (result, types, attributes) in self._declarations.items()
+            if name not in defined
+        ]
         parts = [*declared, *(f.text() for f in self._functions)]
-        return "\n".join(parts) + "\n" + self._metadata
+        parts += [f"!{n} = {text}" for text, n in self._metadata.items()]
+        return "\n".join(parts) + "\n"
 
 
 class Loop:
@@ -150,8 +164,8 @@ class Function:
     def jump(self, label: str) -> None:
         self.line(f"br label %{label}")
 
-    def branch(self, condition: Value, then: str, other: str) -> None:
-        self.line(f"br i1 {condition}, label %{then}, label %{other}")
+    def branch(self, condition: Value, then: str, other: str, extra: str = "") -> None:
+        self.line(f"br i1 {condition}, label %{then}, label %{other}{extra}")
 
     def ret(self, type_: str = "void", value: Value = "") -> None:
         self.line(f"ret {type_} {value}".rstrip())
@@ -287,10 +301,11 @@ class Function:
         self.start(after)
 
     @contextmanager
-    def when(self, condition: Value) -> Iterator[Branch]:
-        """The body runs where the condition (i1) holds; `otherwise()` on the result: the else."""
+    def when(self, condition: Value, likely: bool = False) -> Iterator[Branch]:
+        """The body runs where the condition (i1) holds, which may be known to be likely;
+        `otherwise()` on the result: the else."""
         then, other, after = (self.fresh(n) for n in ("then", "else", "join"))
-        self.branch(condition, then, other)
+        self.branch(condition, then, other, self.module.likely() if likely else "")
         self.start(then)
         made = Branch(self, other, after)
         yield made
@@ -301,6 +316,7 @@ class Function:
         self.start(after)
 
 
+@cache
 def suffix(type_: str) -> str:
     """How an intrinsic's name spells a type: "<8 x float>" is v8f32."""
     names = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64", "ptr": "p0"}

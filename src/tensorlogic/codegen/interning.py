@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tensorlogic.kernels.expand import BY_BITS, BY_LDEXP, expand
 from tensorlogic.kernels.ir import Buffer, Expr
 
 
-@dataclass(frozen=True)
-class _Facts:
+class _Facts(NamedTuple):
     free: frozenset[Expr]
     volatile: bool
     loads: bool
+
+
+_NOTHING = _Facts(frozenset(), False, False)
 
 
 class Interning:
@@ -31,22 +32,22 @@ class Interning:
         found = self._unique.get(e)
         if found is not None:
             return found
-        stack = [expand(e, self._table, self._expanded)]
-        root = stack[0]
+        root = expand(e, self._table, self._expanded)
+        unique = self._unique
+        stack: list[Expr | None] = [root]
         while stack:
-            n = stack[-1]
-            missing = [a for a in n.args if a not in self._unique]
-            if missing and n not in self._unique:
-                stack += missing
-                continue
-            stack.pop()
-            if n not in self._unique:
-                self._unique[n] = self._make(n)
-        self._unique[e] = self._unique[root]
-        return self._unique[e]
+            n = stack.pop()
+            if n is None:  # its arguments are done
+                n = stack.pop()
+                assert n is not None
+                unique[n] = self._make(n)
+            elif n not in unique:
+                stack += (n, None, *n.args)
+        unique[e] = unique[root]
+        return unique[e]
 
     def _make(self, n: Expr) -> Expr:
-        args = tuple(self._unique[a] for a in n.args)
+        args = tuple([self._unique[a] for a in n.args])
         if n.op in ("rough_div", "rough_div_small"):
             return self._quotient(n.dtype, *args)
         return self._node(n.op, n.dtype, args, n.attr)
@@ -61,20 +62,24 @@ class Interning:
         return self._node("mul", dtype, (x, self._node("div", dtype, (one, y))))
 
     def _node(self, op: str, dtype: str, args: tuple[Expr, ...], attr: Any = None) -> Expr:
-        told = repr(attr) if op == "const" else attr  # tells -0.0 from 0.0, nan from nan
+        # the text tells -0.0 from 0.0, and knows one nan from another
+        told = repr(attr) if op == "const" and type(attr) is float else attr
         key = (op, dtype, told, args)
         made = self._by_key.get(key)
         if made is None:
             made = self._by_key[key] = Expr(op, dtype, args, attr)
             self._unique[made] = made
-            facts = [self._facts[a] for a in args]
-            free = frozenset[Expr]().union(*(x.free for x in facts))
-            load = op == "load"
-            self._facts[made] = _Facts(
-                free | {made} if op in ("index", "var") else free,
-                any(x.volatile for x in facts) or (load and attr in self._written),
-                load or any(x.loads for x in facts),
-            )
+            free, volatile, loads = _NOTHING
+            for a in args:
+                theirs, changes, reads = self._facts[a]
+                if theirs is not free:
+                    free = free | theirs if free else theirs
+                volatile, loads = volatile or changes, loads or reads
+            if op in ("index", "var"):
+                free = frozenset((made,))
+            elif op == "load":
+                volatile, loads = volatile or attr in self._written, True
+            self._facts[made] = _Facts(free, volatile, loads)
         return made
 
     def free(self, e: Expr) -> frozenset[Expr]:

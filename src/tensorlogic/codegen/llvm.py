@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from tensorlogic.codegen.emit import Module, Value, constant, suffix, vector
-from tensorlogic.codegen.instructions import STORED, TYPES, stored
+from tensorlogic.codegen.emit import Module, Value, constant, vector
+from tensorlogic.codegen.instructions import TYPES
+from tensorlogic.codegen.llvm_stores import Stores
 from tensorlogic.codegen.llvm_turned import lines_of, tiles
-from tensorlogic.codegen.values import Values
 from tensorlogic.kernels.ir import (
     BYTES,
     Barrier,
@@ -42,9 +42,10 @@ from tensorlogic.kernels.ir import (
 
 _ALIGN = 64
 _MASKED = 16  # lanes from which on the processor has masked loads and stores of any type
+_LONG = 64  # operations of a turn from which on it is written once, for whole vectors and the rest
 
 
-class Emitter(Values):
+class Emitter(Stores):
     """Writes statements of the IR into a function.
 
     A family that has values of its own binds them (`bind`), opens a scope of several lanes where
@@ -53,72 +54,6 @@ class Emitter(Values):
 
     areas: Mapping[str, Value] = {}
     """Scratch memory beyond the local buffers, by name."""
-    streams = False
-    """Whether what is stored goes past the caches: it is more than they hold."""
-
-    def _store(self, s: Store) -> None:
-        f, lanes = self.f, self.here.lanes
-        at, value = self.known.intern(s.at), self.known.intern(s.value)
-        where = None if s.where is None else self.known.intern(s.where)
-        if not any(self.varies(e) for e in (at, value, where) if e is not None):
-            lanes = 1
-        contiguous = lanes == 1 or self.step(at) == 1
-        self._emit(at, 1 if contiguous else lanes)
-        guard = self._masked(None if where is None else self._emit(where, lanes), lanes)
-        element, size = STORED[s.buffer.dtype], BYTES[s.buffer.dtype]
-        type_ = vector(element, lanes)
-        raw = stored(f, s.buffer.dtype, self._emit(value, lanes), lanes)
-        if not contiguous:
-            pointers, align, mask = self._scattered(s.buffer, at, guard, lanes)
-            name = f"llvm.masked.scatter.{suffix(type_)}.v{lanes}p0"
-            f.call("void", name, (type_, raw), pointers, align, mask)
-            return
-        pointer = f.gep(element, self.pointers[s.buffer], self._value(at, 1))
-        if guard is None and self.streams and lanes > 1:
-            self._stream(type_, raw, pointer, size, lanes)
-        elif guard is None:
-            f.store(type_, raw, pointer, size)
-        elif lanes == 1:
-            with f.when(guard):
-                f.store(type_, raw, pointer, size)
-        else:
-            given = (("ptr", pointer), ("i32", str(size)), (vector("i1", lanes), guard))
-            f.call("void", f"llvm.masked.store.{suffix(type_)}.p0", (type_, raw), *given)
-
-    def _stream(self, type_: str, raw: Value, pointer: Value, size: int, lanes: int) -> None:
-        """A store past the caches, which reads no line that it overwrites; it must be aligned."""
-        f = self.f
-        address = f.cast("ptrtoint", "ptr", pointer, "i64")
-        rest = f.op("and", "i64", address, str(size * lanes - 1))
-        with f.when(f.icmp("eq", "i64", rest, 0)) as branch:
-            f.store(type_, raw, pointer, size * lanes, f.module.nontemporal())
-            branch.otherwise()
-            f.store(type_, raw, pointer, size)
-
-    def _check(self, s: Check) -> None:
-        f, lanes = self.f, self.here.lanes
-        type_ = vector("i1", lanes)
-        slot = self.scalar(s.slot)
-        failed = f.op("xor", type_, self.vector(s.ok), constant("i1", lanes, "true"))
-        if self.here.active is not None:
-            failed = f.op("and", type_, failed, self.here.active)
-        some = failed
-        if lanes > 1:
-            some = f.call("i1", f"llvm.vector.reduce.or.v{lanes}i1", (type_, failed))
-        with f.when(some):
-            count = "1"
-            if lanes > 1:
-                bits = f.cast("bitcast", type_, failed, f"i{lanes}")
-                if lanes < 32:
-                    bits, wide = f.cast("zext", f"i{lanes}", bits, "i32"), "i32"
-                else:
-                    wide = f"i{lanes}"
-                count = f.intrinsic("ctpop", wide, bits)
-                if lanes > 32:
-                    count = f.cast("trunc", wide, count, "i32")
-            pointer = f.gep("i32", self.pointers[s.status], slot)
-            f.assign(f"atomicrmw add ptr {pointer}, i32 {count} monotonic")
-
     # Statements
 
     def bind_word(self, p: Expr, word: Value) -> None:
@@ -133,9 +68,9 @@ class Emitter(Values):
         for s in body:
             self._volatile.clear()
             if isinstance(s, Store):
-                self._store(s)
+                self.store(s)
             elif isinstance(s, Check):
-                self._check(s)
+                self.check(s)
             elif isinstance(s, Loop | Fold):
                 self.loop(s, self.scalar(s.start), self.scalar(s.stop))
             else:
@@ -252,12 +187,14 @@ class Emitter(Values):
         values: Sequence[Value],
         lanes: int = 0,
         active: Value | None = None,
+        whole: Value | None = None,
     ) -> list[Value]:
         """One turn of a loop (`lanes` turns side by side); the accumulators' new values."""
         wide = lanes or self.here.lanes
         varying = s.acc if wide > 1 else ()
         with self.scope(lanes, varying, (s.index,) if lanes > 1 else ()):
             self.here.active = active or self.here.active
+            self.here.whole = whole
             self.bind(s.index, index)
             for v, value in zip(s.acc, values, strict=True):
                 self.bind(v, value, wide)
@@ -284,7 +221,6 @@ class Emitter(Values):
         """Lanes side by side, then what is left: with a mask where the processor has masks, else
         one by one. A fold keeps several vectors, because each turn waits for the one before."""
         f, lanes = self.f, self._lanes(s)
-        types = [vector(TYPES[v.dtype], lanes) for v in s.acc]
         values = [f.splat(TYPES[v.dtype], lanes, x) for v, x in zip(s.acc, init, strict=True)]
         copies = self._copies(s)
         if _constant_turns(s) in range(lanes, 8 * lanes + 1, lanes):
@@ -298,13 +234,12 @@ class Emitter(Values):
         if self._sums_columns(s):
             for side_by_side in (self.full, 4):
                 start, _ = self._wide_loop(s, start, stop, [], 1, side_by_side * lanes)
-        at, values = self._wide_loop(s, start, stop, values, copies)
         if self.full >= _MASKED:
-            carry = list(zip(types, values, strict=True))
-            with f.loop(at, stop, lanes, carry) as loop:
-                active = self._first_lanes(f.sub(stop, loop.index), lanes)
-                loop.next = self._turn(s, loop.index, loop.carried, lanes, active)
-            return self._across(s, list(loop.carried), lanes)
+            if self._is_long(s):
+                return self._across(s, self._masked_loop(s, start, stop, values, whole=True), lanes)
+            at, values = self._wide_loop(s, start, stop, values, copies)
+            return self._across(s, self._masked_loop(s, at, stop, values), lanes)
+        at, values = self._wide_loop(s, start, stop, values, copies)
         if copies > 1:
             at, values = self._wide_loop(s, at, stop, values, 1)
         return self._serial_turns(s, at, stop, self._across(s, values, lanes))
@@ -332,6 +267,26 @@ class Emitter(Values):
             ]
         parts = [list(loop.carried[n * c : n * c + n]) for c in range(copies)]
         return loop.index, self._joined(s, parts, lanes)
+
+    def _masked_loop(
+        self, s: Loop | Fold, start: Value, stop: Value, values: list[Value], whole: bool = False
+    ) -> list[Value]:
+        """Vectors of which the last may be a part; with `whole`, those that are not take no
+        masks."""
+        f, lanes = self.f, self._lanes(s)
+        types = [vector(TYPES[v.dtype], lanes) for v in s.acc]
+        with f.loop(start, stop, lanes, list(zip(types, values, strict=True))) as loop:
+            left = f.sub(stop, loop.index)
+            full = f.icmp("sge", "i64", left, lanes) if whole else None
+            if full is None:
+                active = self._first_lanes(left, lanes)
+            else:
+                with f.when(full, likely=True) as branch:
+                    branch.otherwise()
+                    some = self._first_lanes(left, lanes)
+                active = branch.merge(vector("i1", lanes), constant("i1", lanes, "true"), some)
+            loop.next = self._turn(s, loop.index, loop.carried, lanes, active, full)
+        return list(loop.carried)
 
     def _joined(self, s: Loop | Fold, parts: list[list[Value]], lanes: int) -> list[Value]:
         """Several vectors of each accumulator merged into one."""
@@ -375,6 +330,10 @@ class Emitter(Values):
         roots = (self.known.intern(e) for t in s.body for e in exprs_of(t))
         steps = (self.known.intern(e) for e in s.step)
         return len([e for e in nodes_of(*roots, *steps) if e.args and e.dtype != "i64"])
+
+    def _is_long(self, s: Loop | Fold) -> bool:
+        """Whether a turn is so long that to compile it twice costs more than tests in it do."""
+        return self._ops(s) >= _LONG and not any(isinstance(t, Loop | Fold) for t in s.body)
 
     def _copies(self, s: Loop | Fold) -> int:
         """How many vectors of accumulators a fold keeps: fewer where a turn is long in itself."""

@@ -16,7 +16,8 @@ class Scope:
 
     `varying` are the indices and vars that differ from lane to lane; of these, `steps` are indices
     that grow by one. A varying expression's value for one lane is that of lane 0. `active` is the
-    mask of the lanes that take part, None for all.
+    mask of the lanes that take part, None for all; `whole` says (i1) that it is all of them, where
+    that is likely and worth a branch around each mask.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Scope:
         self.values: dict[tuple[Expr, int], Value] = {}
         self.bound: set[Expr] = set(parent.bound) if parent else set()
         self.known_steps: dict[Expr, int | Expr | None] = {}
+        self.whole: Value | None = None
         self.active: Value | None = parent.active if parent and parent.lanes == lanes else None
 
     def find(self, e: Expr, lanes: int) -> Value | None:
@@ -55,6 +57,7 @@ class Values:
         self.known = Interning(written, lanes)
         self.here = Scope(None, 1, frozenset(), frozenset())
         self._volatile: dict[tuple[Expr, int], Value] = {}
+        self._constants: dict[tuple[Expr, int], Value] = {}
 
     # Scopes and names
 
@@ -131,26 +134,30 @@ class Values:
 
     def _find(self, e: Expr, lanes: int) -> Value | None:
         if e.op == "const":
-            return constant(TYPES[e.dtype], lanes, literal(e))
+            known = self._constants.get((e, lanes))
+            if known is None:
+                known = constant(TYPES[e.dtype], lanes, literal(e))
+                self._constants[e, lanes] = known
+            return known
         if self.known.volatile(e):
             return self._volatile.get((e, lanes))
         return self.here.find(e, lanes)
 
     def _emit(self, root: Expr, lanes: int) -> Value:
-        stack = [(root, lanes)]
-        while stack:
-            e, n = stack[-1]
-            if self._find(e, n) is None:
-                missing = [d for d in self._needs(e, n) if self._find(*d) is None]
-                if missing:
-                    stack += reversed(missing)
-                    continue
-                target = self._volatile if self.known.volatile(e) else self.here.values
-                target[e, n] = self._write(e, n)
-            stack.pop()
         value = self._find(root, lanes)
-        assert value is not None
-        return value
+        if value is not None:
+            return value
+        stack: list[tuple[Expr, int] | None] = [(root, lanes)]
+        while stack:
+            wanted = stack.pop()
+            if wanted is None:  # what the next one needs is there
+                wanted = stack.pop()
+                assert wanted is not None
+                target = self._volatile if self.known.volatile(wanted[0]) else self.here.values
+                target[wanted] = self._write(*wanted)
+            elif self._find(*wanted) is None:
+                stack += (wanted, None, *reversed(self._needs(*wanted)))
+        return self._value(root, lanes)
 
     def _needs(self, e: Expr, lanes: int) -> list[tuple[Expr, int]]:
         """What must be known before `_write` of it."""
@@ -225,15 +232,24 @@ class Values:
             pointer = f.gep(element, base, self._value(at, 1))
             if guard is None:
                 raw = f.load(type_, pointer, size)
+            elif self.here.whole is not None and guard == self.here.active:
+                with f.when(self.here.whole, likely=True) as branch:
+                    whole = f.load(type_, pointer, size)
+                    branch.otherwise()
+                    some = self._masked_load(type_, pointer, size, guard)
+                raw = branch.merge(type_, whole, some)
             else:
-                given = (("ptr", pointer), ("i32", str(size)), (vector("i1", lanes), guard))
-                name = f"llvm.masked.load.{suffix(type_)}.p0"
-                raw = f.call(type_, name, *given, (type_, nothing))
+                raw = self._masked_load(type_, pointer, size, guard)
         else:
             places = self._scattered(buffer, at, guard, lanes)
             name = f"llvm.masked.gather.{suffix(type_)}.v{lanes}p0"
             raw = f.call(type_, name, *places, (type_, nothing))
         return loaded(f, buffer.dtype, raw, lanes)
+
+    def _masked_load(self, type_: str, pointer: Value, size: int, mask: Value) -> Value:
+        given = (("ptr", pointer), ("i32", str(size)), (vector("i1", self.here.lanes), mask))
+        name = f"llvm.masked.load.{suffix(type_)}.p0"
+        return self.f.call(type_, name, *given, (type_, "zeroinitializer"))
 
     def _masked(self, guard: Value | None, lanes: int) -> Value | None:
         """The guard of a load or store, of the lanes that take part."""

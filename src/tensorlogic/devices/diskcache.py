@@ -7,13 +7,15 @@ that belong to this user and nobody else can write, and whose checksum holds.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
 import time
 import warnings
+from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from tensorlogic import settings
 
@@ -22,6 +24,21 @@ CACHE_LIMIT = 256 << 20
 _MAGIC = b"TLOBJ1\n\0"
 _FORMAT = "1"
 """To be raised when the ABI of kernels or the loader changes: part of each key."""
+
+
+@cache
+def _sha256() -> Callable[[bytes], Any]:
+    """Python's own SHA-256: hashlib loads OpenSSL, which takes longer than all the hashes here."""
+    for module in ("_sha2", "_sha256", "hashlib"):
+        with contextlib.suppress(ImportError):
+            return import_module(module).sha256  # type: ignore[no-any-return]
+    raise ImportError("this Python has no SHA-256")
+
+
+def digest(content: bytes) -> bytes:
+    """SHA-256."""
+    found: bytes = _sha256()(content).digest()
+    return found
 
 
 def cache_folder() -> Path:
@@ -33,12 +50,12 @@ def key_of(*parts: str) -> str:
     """The name under which an object made from `parts` is kept."""
     from tensorlogic import __version__
 
-    return hashlib.sha256("\0".join((_FORMAT, __version__, *parts)).encode()).hexdigest()
+    return digest("\0".join((_FORMAT, __version__, *parts)).encode()).hex()
 
 
 def _sealed(key: str, payload: bytes) -> bytes:
     """A file's content. The checksum covers the key: one object under another's name is refused."""
-    return _MAGIC + hashlib.sha256(key.encode() + payload).digest() + payload
+    return _MAGIC + digest(key.encode() + payload) + payload
 
 
 def _is_private(about: os.stat_result) -> bool:
@@ -108,7 +125,7 @@ def write(key: str, payload: bytes) -> None:
         with open(descriptor, "wb") as file:
             file.write(_sealed(key, payload))
         os.replace(aside, folder / key)
-        if key.startswith("0"):  # one write of sixteen: it lists the whole folder
+        if key.startswith("00"):  # one write of 256: it lists the whole folder
             _trim(folder)
     except OSError as error:
         warnings.warn(

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import platform
 import struct
 import sys
 from collections.abc import Callable, Sequence
 
-from tensorlogic.devices.symbols import keep_forever
+from tensorlogic.devices.symbols import keep_forever, machine
 
-SUPPORTED = sys.platform == "linux" and platform.machine() == "x86_64" and sys.maxsize > 2**32
+SUPPORTED = sys.platform == "linux" and machine() == "x86_64" and sys.maxsize > 2**32
 
 _NOBITS, _SYMTAB, _RELA = 8, 2, 4
 _ALLOC, _EXEC = 2, 4

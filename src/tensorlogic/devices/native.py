@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
-import string
 import sys
 import time
 from array import array
@@ -132,7 +130,7 @@ def runner_ir(machine: str) -> str:
     else:
         own, mode, ticks = _OTHER, 0, 1  # no clock: signals wait for the end of a program
     text = Path(__file__).with_name("runner.ll").read_text(encoding="utf-8")
-    return string.Template(text + own).substitute(float_mode=mode, signal_ticks=ticks)
+    return (text + own).replace("$float_mode", str(mode)).replace("$signal_ticks", str(ticks))
 
 
 def threads() -> int:
@@ -184,7 +182,7 @@ class _Runner:
 
     def __init__(self) -> None:
         names = ("run", "run_builtin", "call_builtin", "stop", "resume", "spin", "nothing")
-        self.functions = compile_module(runner_ir(platform.machine()), names)
+        self.functions = compile_module(runner_ir(symbols.machine()), names)
         workers = threads() - 1 if symbols.HAS_THREADS else 0
         self._pool = _Memory(_POOL_WORDS + _WORKER_WORDS * workers)
         self.pool = self._pool.address

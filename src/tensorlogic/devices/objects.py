@@ -5,7 +5,6 @@ Compiling takes milliseconds and the import of llvmlite 60 more, so objects are 
 
 from __future__ import annotations
 
-import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +55,7 @@ def host() -> Host:
 
 def _host_facts() -> list[str]:
     """What tells this processor and this llvmlite from others, found without importing llvmlite."""
-    facts = [platform.machine(), sys.platform]
+    facts = [symbols.machine(), sys.platform]
     spec = find_spec("llvmlite")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("the cpu device needs the package llvmlite")
@@ -69,6 +68,8 @@ def _host_facts() -> list[str]:
         first = cpuinfo.read_text().split("\n\n")[0].splitlines()
         facts += [line for line in first if not line.startswith(drifting)]
     else:
+        import platform
+
         facts += [platform.processor(), platform.platform()]
     return facts
 

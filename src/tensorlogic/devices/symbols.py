@@ -4,6 +4,7 @@ library call would crash the process when it is first reached."""
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from functools import cache
 from typing import Any
@@ -44,6 +45,16 @@ _PYTHON = (
 )
 _CPU_SETS = ("pthread_setaffinity_np", "sched_getcpu")
 KNOWN = (*_C, *_THREADS, *_CPU_SETS, *_PYTHON)
+
+
+def machine() -> str:
+    """The family of this processor: "x86_64", "arm64", ..."""
+    if hasattr(os, "uname"):
+        return os.uname().machine
+    import platform  # a millisecond
+
+    return platform.machine()
+
 
 HAS_THREADS = sys.platform != "win32"
 HAS_CPU_SETS = sys.platform == "linux"

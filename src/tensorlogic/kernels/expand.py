@@ -16,7 +16,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from tensorlogic.kernels.ir import Expr, binary, bitcast, cast, const, fma, rebuilt, select, unary
+from tensorlogic.kernels.exprs import (
+    Expr,
+    binary,
+    bitcast,
+    cast,
+    const,
+    fma,
+    rebuilt,
+    select,
+    unary,
+)
 
 _LOG2E = math.log2(math.e)
 _LN2_HI = 0.693359375  # 10 bits: n * _LN2_HI is exact
@@ -242,24 +252,27 @@ def expand(e: Expr, table: Table = EXPANSIONS, memo: dict[Expr, Expr] | None = N
     `memo` keeps what was rewritten, so that several roots share their common nodes.
     """
     memo = {} if memo is None else memo
-    bodies: dict[Expr, Expr] = {}
-    stack = [e]
+    stack: list[Expr | None] = [e]
     while stack:
-        n = stack[-1]
-        if n.op == "either":
-            bodies[n] = n.args[0]
-        body = bodies.get(n)
-        missing = [a for a in (n.args if body is None else (body,)) if a not in memo]
-        if n in memo:
-            stack.pop()
-        elif missing:
-            stack += missing
-        elif body is not None:
-            memo[n] = memo[body]
-        elif n.op in table:
-            arg = memo[n.args[0]]
-            memo[arg] = arg
-            bodies[n] = table[n.op](arg)  # may hold functions of the table in its turn
-        else:
-            memo[n] = rebuilt(n, tuple(memo[a] for a in n.args))
+        n = stack.pop()
+        if n is None:  # what the next one is made of is done
+            n, made = stack.pop(), stack.pop()
+            assert n is not None
+            assert made is not None
+            if made is not n:
+                memo[n] = memo[made]
+            elif n.op in table:
+                arg = memo[n.args[0]]
+                memo[arg] = arg
+                body = table[n.op](arg)  # may hold functions of the table in its turn
+                stack += (body, n, None, body)
+            else:
+                memo[n] = rebuilt(n, tuple([memo[a] for a in n.args]))
+        elif n not in memo:
+            if n.op == "either":
+                stack += (n.args[0], n, None, n.args[0])
+            elif n.args:
+                stack += (n, n, None, *n.args)
+            else:
+                memo[n] = n
     return memo[e]

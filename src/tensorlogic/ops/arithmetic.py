@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from tensorlogic.kernels import ir
-from tensorlogic.kernels.ir import Expr, binary, cast, select, unary
+from tensorlogic.kernels.exprs import Expr, binary, cast, fma, select, unary
 from tensorlogic.ops.table import elementwise
 
 
 def _floor_div(a: Expr, b: Expr) -> Expr:
     if a.dtype != "i32":
         q = unary("floor", a / b)
-        r = ir.fma(-q, b, a)
+        r = fma(-q, b, a)
         # The quotient may have been rounded up to a whole number that it does not reach.
         return select((r < 0) & (b > 0) | (r > 0) & (b < 0), q - 1.0, q)
     q = binary("idiv", a, b)
@@ -30,7 +29,7 @@ def _mod(a: Expr, b: Expr) -> Expr:
     if a.dtype != "i32":
         r = a
         for _ in range(2):  # each turn takes 24 bits of the quotient off, and exactly
-            r = ir.fma(-unary("trunc", r / b), b, r)
+            r = fma(-unary("trunc", r / b), b, r)
         # A rounded quotient may be one too large; the remainder then has the wrong sign.
         r = select((r.ne(0)) & ((r < 0) ^ (a < 0)), r + select((b < 0) ^ (a < 0), -b, b), r)
         r = select((r.ne(0)) & ((r < 0) ^ (b < 0)), r + b, r)

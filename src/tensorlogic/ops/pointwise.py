@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tensorlogic.kernels import ir
 from tensorlogic.kernels.expand import horner
-from tensorlogic.kernels.ir import Expr, binary, select, unary
+from tensorlogic.kernels.exprs import Expr, binary, either, fma, select, unary
 from tensorlogic.ops.table import elementwise
 
 
@@ -48,7 +47,7 @@ def _silu_reference(x: Any) -> Any:
 def _sigmoid(x: Expr) -> Expr:
     """exp only of what is not positive: it cannot overflow, and small results keep their bits."""
     e = unary("exp", -unary("abs", x))
-    return ir.either(select(x < 0.0, e, 1.0) / (1.0 + e), _rough_sigmoid(x, 1.0))
+    return either(select(x < 0.0, e, 1.0) / (1.0 + e), _rough_sigmoid(x, 1.0))
 
 
 def _rough_sigmoid(u: Expr, x: Expr | float) -> Expr:
@@ -65,13 +64,13 @@ def _times_sigmoid(x: Expr, u: Expr, rest: Expr | None = None) -> Expr:
     far = u < -80.0
     e = unary("exp", select(far, u + 16.0, -u))
     if rest is not None:
-        e = ir.fma(e, select(far, rest, -rest), e)
+        e = fma(e, select(far, rest, -rest), e)
     return select(far, x * e * math.exp(-16.0), x / (1.0 + e))
 
 
 def _silu(x: Expr) -> Expr:
     bounded = binary("max", x, -200.0)  # where the result is -0 long since: -inf too gives it
-    return ir.either(_times_sigmoid(bounded, bounded), _rough_sigmoid(bounded, bounded))
+    return either(_times_sigmoid(bounded, bounded), _rough_sigmoid(bounded, bounded))
 
 
 # y * Phi(-y) * exp(y*y / 2) = v * polynomial(1 - 0.604 * v), v = y / (1 + 0.302 * y), y <= 15:
@@ -93,20 +92,20 @@ _NORMAL_TAIL = (
 def _gelu(x: Expr) -> Expr:
     """x * Phi(x), from the tail Phi(-|x|), which cancels nowhere."""
     y = binary("min", unary("abs", x), 15.0)  # where the tail is 0 long since
-    scale = ir.fma(y, 0.302, 1.0)
+    scale = fma(y, 0.302, 1.0)
     v = y / scale
-    s = ir.fma(v, -0.604, 1.0)
+    s = fma(v, -0.604, 1.0)
     p = horner(s, _NORMAL_TAIL)
     square = y * y
     # What rounding took from y*y, which exp would magnify, from the divisor (1 / scale is
     # (1 + s) / 2) and from the product is given back.
-    lost = ir.fma(y, 0.302, 1.0 - scale) * ir.fma(s, -0.5, -0.5)
-    lost = ir.fma(ir.fma(y, y, -square), -0.5, lost)
+    lost = fma(y, 0.302, 1.0 - scale) * fma(s, -0.5, -0.5)
+    lost = fma(fma(y, y, -square), -0.5, lost)
     product = v * p
-    lost = ir.fma(product, lost, ir.fma(v, p, -product))
+    lost = fma(product, lost, fma(v, p, -product))
     e = unary("exp", square * -0.5)
-    part = ir.fma(product, e, lost * e)
-    return ir.either(select(x < 0.0, -part, x - part), _rough_gelu(x))
+    part = fma(product, e, lost * e)
+    return either(select(x < 0.0, -part, x - part), _rough_gelu(x))
 
 
 # The same for v = y / (1 + 0.35 * y) and polynomial(1 - 0.7 * v), y <= 8.5: 3e-7
@@ -123,8 +122,8 @@ _ROUGH_TAIL = (
 
 def _rough_gelu(x: Expr) -> Expr:
     y = binary("min", unary("abs", x), 9.0)
-    v = y / ir.fma(y, 0.35, 1.0)
-    tail = v * horner(ir.fma(v, -0.7, 1.0), _ROUGH_TAIL)
+    v = y / fma(y, 0.35, 1.0)
+    tail = v * horner(fma(v, -0.7, 1.0), _ROUGH_TAIL)
     part = tail * unary("exp", y * y * -0.5)
     return select(x < 0.0, -part, x - part)
 
@@ -141,16 +140,16 @@ def _gelu_tanh(x: Expr) -> Expr:
     bounded = binary("max", x, -12.0)  # -0 and 1 beyond
     y = binary("min", bounded, 12.0)
     square = y * y
-    term = ir.fma(square, b_high, 0.0)
+    term = fma(square, b_high, 0.0)
     factor = term + a_high
     part = factor - term  # Knuth's sum of two, with what it loses
     lost = (term - (factor - part)) + (a_high - part)
-    lost = lost + ir.fma(square, b_high, -term)
-    lost = lost + ir.fma(ir.fma(y, y, -square), b_high, ir.fma(square, b - b_high, a - a_high))
-    u = ir.fma(y, factor, 0.0)
-    fine = _times_sigmoid(bounded, u, ir.fma(y, lost, ir.fma(y, factor, -u)))
-    rough = bounded * ir.fma(bounded * bounded, b, a)
-    return ir.either(fine, _rough_sigmoid(rough, bounded))
+    lost = lost + fma(square, b_high, -term)
+    lost = lost + fma(fma(y, y, -square), b_high, fma(square, b - b_high, a - a_high))
+    u = fma(y, factor, 0.0)
+    fine = _times_sigmoid(bounded, u, fma(y, lost, fma(y, factor, -u)))
+    rough = bounded * fma(bounded * bounded, b, a)
+    return either(fine, _rough_sigmoid(rough, bounded))
 
 
 for _name, _doc in (

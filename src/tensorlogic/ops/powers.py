@@ -15,7 +15,7 @@ from tensorlogic.kernels.expand import (
     power_of_two,
     without_ln2,
 )
-from tensorlogic.kernels.ir import Expr, binary, bitcast, cast, const, fma, select, unary
+from tensorlogic.kernels.exprs import Expr, binary, bitcast, cast, const, fma, select, unary
 from tensorlogic.ops.rounding import INFINITY_BITS, magnitude_bits
 from tensorlogic.ops.table import elementwise
 

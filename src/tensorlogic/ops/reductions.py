@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tensorlogic.kernels.ir import Expr, binary, cast, const, select, unary
+from tensorlogic.kernels.exprs import Expr, binary, cast, const, select, unary
 from tensorlogic.ops.table import Fold, reduction, scan
 
 Entries = tuple[Expr, ...]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorlogic.kernels.ir import Expr, bitcast, const, select, unary
+from tensorlogic.kernels.exprs import Expr, bitcast, const, select, unary
 from tensorlogic.ops.table import elementwise
 
 INFINITY_BITS = 0x7F800000

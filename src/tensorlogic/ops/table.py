@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tensorlogic.kernels.ir import Expr
+from tensorlogic.kernels.exprs import Expr
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Op:
     """One op.
 
@@ -46,7 +46,7 @@ class Op:
         return self.name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fold:
     """How a reduction folds. element: (value, index) to a tuple; merge: two tuples to one, with
     `init` its identity; the result is the tuple's entry `pick`. empty: whether no values have a

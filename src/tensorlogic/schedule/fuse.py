@@ -11,6 +11,7 @@ from tensorlogic.schedule.emit import Step
 from tensorlogic.schedule.join import Joiner
 from tensorlogic.schedule.kept import keep_rows
 from tensorlogic.schedule.launches import joined
+from tensorlogic.schedule.moments import one_pass
 from tensorlogic.schedule.repeats import Built
 from tensorlogic.schedule.siblings import Item, Shaped, with_siblings
 from tensorlogic.schedule.traits import CPU, Traits
@@ -71,7 +72,7 @@ def schedule(roots: Sequence[Node], settings: Settings, traits: Traits = CPU) ->
     steps = with_siblings(_items(roots, builder), {id(r) for r in roots}, builder.fuse)
     steps = joined(steps, roots, traits, Joiner())
     if not traits.gpu:
-        steps = keep_rows(steps)
+        steps = keep_rows(one_pass(steps))
     types = {id(n): builder.memory_type(n) for s in steps for n in s.writes}
     types |= {id(r): r.dtype.ir for r in roots}
     return Schedule(list(roots), steps, types)
