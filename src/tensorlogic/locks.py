@@ -9,11 +9,13 @@ from threading import Lock, RLock
 COMPUTE = RLock()
 """One thread computes at a time: graphs of two threads may share nodes, and an update in place must
 not run twice."""
+PREPARE = Lock()
+"""One thread prepares weights at a time."""
 COMPILE = Lock()
 """One thread compiles and loads native code at a time."""
 DESCRIBE = Lock()
 """One thread describes the memory of a result at a time."""
-_ALL = (COMPUTE, COMPILE, DESCRIBE)
+_ALL = (COMPUTE, PREPARE, COMPILE, DESCRIBE)
 
 
 def _acquire() -> None:

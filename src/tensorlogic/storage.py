@@ -31,8 +31,8 @@ class Memory:
     `address` and `nbytes` say where it lies; `owner` keeps it alive. `owned` memory was allocated
     here, so that a kernel may write into it; memory of a file or of a NumPy array is only read.
     `shared` is set once a view of it was handed out, after which nothing may write in place.
-    `copies` holds what devices with memory of their own keep of it, by device. `stays`: whether the
-    address stays what it is.
+    `copies` holds what devices keep of it: those with memory of their own a copy, by device, the
+    CPU weights in another order. `stays`: whether the address stays what it is.
     """
 
     __slots__ = (

@@ -7,19 +7,17 @@ back to the system, so that a model takes no more of memory than its file has by
 from __future__ import annotations
 
 import mmap
-from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tensorlogic.devices.native import Launch, Program, run
 from tensorlogic.graph import Node
+from tensorlogic.locks import PREPARE
 from tensorlogic.storage import Memory, Strided
 
 if TYPE_CHECKING:
     from tensorlogic.devices.library import Library
-
-_making = Lock()
 
 
 class Weights:
@@ -27,18 +25,17 @@ class Weights:
 
     def __init__(self, library: Library):
         self._library = library
-        self._kernels: dict[str, int] = {}
 
     def address(self, node: Node) -> int:
         """Where the lines of a leaf begin."""
         assert node.data is not None
-        kept = (node.data.memory.copies or {}).get(_key(node.data))
+        kept = (node.data.memory.copies or {}).get(_key(node))
         return (kept or self._make(node, node.data)).address
 
     def _make(self, node: Node, data: Strided) -> Memory:
-        with _making:
+        with PREPARE:
             source = data.memory
-            kept = (source.copies or {}).get(_key(data))
+            kept = (source.copies or {}).get(_key(node))
             if kept is not None:  # another thread was first
                 return kept
             from tensorlogic.codegen.llvm_interleaved import LINES, ROWS
@@ -51,22 +48,22 @@ class Weights:
             program.words[0], program.words[1] = source.address + data.offset, made.address
             program.words[2] = units
             run(program)
-            source.copies = {**(source.copies or {}), _key(data): made}
+            source.copies = {**(source.copies or {}), _key(node): made}
             _release(source)
             return made
 
     def _kernel(self, storage: str) -> int:
-        if storage not in self._kernels:
-            from tensorlogic.codegen.llvm_interleaved import interleave, interleave_name
+        from tensorlogic.codegen.llvm_interleaved import interleave, interleave_name
 
-            name = interleave_name(storage)
+        name = interleave_name(storage)
+        if name not in self._library.kernels:
             self._library.add_kernels(self._library.compile(interleave(storage), [name]))
-            self._kernels[storage] = self._library.kernels[name]
-        return self._kernels[storage]
+        return self._library.kernels[name]
 
 
-def _key(data: Strided) -> tuple[str, str, int]:
-    return "lines", data.storage, data.offset
+def _key(node: Node) -> tuple[object, ...]:
+    assert node.data is not None
+    return "lines", node.data.storage, node.data.offset, node.shape
 
 
 def _release(source: Memory) -> None:
