@@ -202,28 +202,38 @@ def _pair(part: Part, text: KernelText, words: Mapping[int, str], side: int) -> 
 
 @dataclass(frozen=True)
 class Shape:
-    """How a group of `simds` simdgroups shares out rows: `blocks` of each row are copied at a
-    time, `stages` such copies have room."""
+    """A group has `simds` simdgroups, each with room for `stages` copies."""
 
-    blocks: int
     stages: int
     simds: int
 
+    @property
+    def threads(self) -> int:
+        return self.simds * 32
 
-def shape(quant: QuantType, simds: int = 4, stages: int = 3, size: int = 144) -> Shape:
-    return Shape(max(1, size // quant.nbytes), stages, simds)
+
+def blocks_at_once(quant: QuantType) -> int:
+    """Blocks of a row that a simdgroup copies at a time: the power of two from 256 bytes on."""
+    blocks = 1
+    while blocks * quant.nbytes < 256:
+        blocks *= 2
+    return blocks
 
 
-def line_bytes(quant: QuantType, shape: Shape) -> int:
-    """Bytes from row to row of a stage: an odd number of pieces, so that eight rows meet all banks."""
-    most = shape.blocks * quant.nbytes
-    if most % 16:
-        most += 14  # a chunk begins anywhere in a piece
-    return ((most + 15) // 16 | 1) * 16
+def _pieces(quant: QuantType) -> int:
+    """Pieces of 16 bytes that a row's share of a copy stands in, wherever in a piece it begins."""
+    size = blocks_at_once(quant) * quant.nbytes
+    return -(-(size + (16 - alignment(quant) if size % 16 else 0)) // 16)
+
+
+def _line(quant: QuantType) -> int:
+    """Bytes from row to row of a copy: an odd number of pieces, so that eight rows meet all banks."""
+    return (_pieces(quant) | 1) * 16
 
 
 def stage_bytes(quant: QuantType, shape: Shape) -> int:
-    return line_bytes(quant, shape) * ROWS * shape.stages * shape.simds
+    """Threadgroup memory for all copies of a group."""
+    return _line(quant) * ROWS * shape.stages * shape.simds
 
 
 def functions(quant: QuantType, shape: Shape) -> str:
@@ -251,22 +261,21 @@ def functions(quant: QuantType, shape: Shape) -> str:
                     lines.append(f"total[{side}] = fmaf({of}.least[{g}], s.part[0], total[{side}]);")
     least = ["Sums s;"] if parts[0].least is not None else []
     body = "\n".join(f"    {line}" for line in ["Sums c;", *least, "uint2 b;", *lines])
-    most = shape.blocks * quant.nbytes + (14 if shape.blocks * quant.nbytes % 16 else 0)
-    pieces = -(-most // 16)
+    blocks, pieces = blocks_at_once(quant), _pieces(quant)
     return decoder(quant) + Template(_DOTS).substitute(
         name=quant.name,
         body=body,
         length=str(quant.block),
         nbytes=str(quant.nbytes),
-        blocks=str(shape.blocks),
-        bytes=str(shape.blocks * quant.nbytes),
+        blocks=str(blocks),
+        bytes=str(blocks * quant.nbytes),
         stages=str(shape.stages),
         simds=str(shape.simds),
-        line=str(line_bytes(quant, shape)),
-        stage=str(16 * line_bytes(quant, shape)),
+        line=str(_line(quant)),
+        stage=str(ROWS * _line(quant)),
         pieces=str(pieces),
-        copies=str(-(-pieces * 16 // 32)),
-        shift="int(size_t(p) & 15)" if shape.blocks * quant.nbytes % 16 else "0",
+        copies=str(-(-pieces * ROWS // 32)),
+        shift="int(size_t(p) & 15)" if blocks * quant.nbytes % 16 else "0",
     )
 
 
