@@ -195,6 +195,20 @@ FUNC float max_nan(float x, float y) {{
     asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
     return z;
 }}
+// Packs of 16-bit types. Those loaded one by one take a register each: inlined, so would all packs.
+template <int N, typename T>
+static __device__ __attribute__((noinline)) PACK(T, N) load_each(const T* from, index_t left) {{
+    PACK(T, N) pack;
+    for (int u = 0; u < N; u++) AT(pack, u) = u < left ? from[u] : T(0);
+    return pack;
+}}
+#define LOAD_PACK(T) \\
+    template <int N> FUNC PACK(T, N) load_pack(const T* from, index_t left, bool fast) {{ \\
+        if (fast && left >= N) return *(const PACK(T, N)*)from; \\
+        return load_each<N>(from, left); \\
+    }}
+LOAD_PACK(half)
+LOAD_PACK(ushort)
 """.replace("MEMBER", "__device__ __forceinline__")
 
 PRELUDES = {"metal": _METAL, "cuda": _CUDA}
@@ -311,24 +325,6 @@ FUNC index_t to_i64(float x) {
 }
 """Functions written once for both dialects; a text holds those that it calls."""
 
-_CUDA_HELPERS = {
-    # Halfs that are loaded one by one take a register each, and so would all packs where both ways meet.
-    "load_pack": """\
-template <int N, typename T>
-static __device__ __noinline__ PACK(T, N) load_each(const T* from, index_t left) {
-    PACK(T, N) pack;
-    UNROLL
-    for (int u = 0; u < N; u++) AT(pack, u) = u < left ? from[u] : T(0);
-    return pack;
-}
-template <int N, typename T>
-FUNC PACK(T, N) load_pack(const T* from, index_t left, bool fast) {
-    if (fast && left >= N) return *(const PACK(T, N)*)from;
-    return load_each<N>(from, left);
-}""",
-}
-"""Those of them that are better written otherwise for CUDA."""
-
 BODY_MARK = "// ---- the same in Metal and CUDA from here on ----\n"
 
 
@@ -339,7 +335,6 @@ def assemble(dialect: str, body: str, index: str = "i64", more: str = "") -> str
         "metal_index": "long" if index == "i64" else "int",
         "cuda_index": "long long" if index == "i64" else "int",
     }
-    helpers = HELPERS | _CUDA_HELPERS if dialect == "cuda" else HELPERS
-    used = [text for name, text in helpers.items() if f"{name}(" in body or f"{name}<" in body]
+    used = [text for name, text in HELPERS.items() if f"{name}(" in body or f"{name}<" in body]
     shared = "".join(f"{text}\n" for text in used)
     return PRELUDES[dialect].format(**types) + more + BODY_MARK + shared + body

@@ -303,8 +303,8 @@ FUNC void multiply_same(Sums& c, uint pair, uint2 b) {
 FUNC uint2 vector_pairs(const half* x) {
     const uint2 four = *(const uint2*)x;
     uint2 pairs;
-    pairs.x = __byte_perm(four.x, four.y, 0x5410);
-    pairs.y = __byte_perm(four.x, four.y, 0x7632);
+    asm("prmt.b32 %0, %1, %2, 0x5410;" : "=r"(pairs.x) : "r"(four.x), "r"(four.y));
+    asm("prmt.b32 %0, %1, %2, 0x7632;" : "=r"(pairs.y) : "r"(four.x), "r"(four.y));
     return pairs;
 }
 FUNC void copy_piece(uchar* to, const uchar* from) {
