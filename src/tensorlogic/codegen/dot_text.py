@@ -1,17 +1,15 @@
 """Kernels whose rows are products of quantized blocks and a vector, as CUDA text (`gpu_dots.py`).
 
-A group computes the sums of 16 rows together; then each of its simdgroups has rows of its own, for
-what is made of the sums. Where a sum is not finite, or memory begins at odd addresses, the row is
-computed once more as the fold that it is.
+A group computes the sums of 16 rows together; then 16 threads have a row each, for what
+is made of the sums. Where a sum is not finite, or memory begins at odd addresses, the row is computed
+once more as the fold that it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace as changed
 
 from tensorlogic.codegen import forms, gpu_dots
-from tensorlogic.codegen.c_text import bare
 from tensorlogic.codegen.clike import Printer
 from tensorlogic.codegen.dialects import assemble
 from tensorlogic.codegen.gpu_dots import ROWS, Shape
@@ -69,12 +67,11 @@ def _parts(kernel: Kernel) -> list[tuple[Expr, tuple[Stmt, ...]]]:
     last = kernel.body[-1]
     if len(kernel.body) != 1:
         return []
-    if isinstance(last, Split):
-        parts = list(zip(last.counts, last.bodies, strict=True))
-    elif isinstance(last, Loop) and last.kind == "parallel" and _is_zero(last.start):
-        parts = [(last.stop, last.body)]
-    else:
+    if not isinstance(last, Loop | Split):
         return []
+    if isinstance(last, Loop) and not (last.kind == "parallel" and _is_zero(last.start)):
+        return []
+    parts = _parts_of(last)
     for _, body in parts:
         folds = _folds(body)
         if not folds or not all(isinstance(s, Store | Check) for s in body[len(folds) :]):
@@ -102,7 +99,7 @@ def _suits(fold: Fold, row: Expr, sizes: Mapping[str, float]) -> bool:
     """Whether rows of blocks are whole chunks, a multiple of 16 bytes apart."""
     d = fold.dot
     assert d is not None
-    if d.x.dtype != "f16" or not gpu_dots.can_multiply(d.quant) or not _linear(d.at, row):
+    if d.x.dtype != "f16" or d.x.written or not gpu_dots.can_multiply(d.quant) or not _linear(d.at, row):
         return False
     blocks = forms.uniform(d.blocks, sizes)
     first, second = (_address(d, row, n, sizes) for n in (0, 1))
@@ -136,8 +133,7 @@ def render(kernel: Kernel, name: str, shape: Shape, index: str) -> str:
     """The whole text of a kernel that has a shape."""
     printer = DotText(kernel, shape, index)
     printer.top(kernel.body)
-    kinds = {f.dot.quant for _, body in _parts(kernel) for f in _folds(body) if f.dot is not None}
-    functions = "".join(gpu_dots.functions(QUANTS[k], shape) for k in sorted(kinds))
+    functions = "".join(gpu_dots.functions(QUANTS[k], shape) for k in printer.kinds)
     body = functions + printer.text(name, shape.threads)
     return assemble("cuda", body, index, gpu_dots.PRELUDE)
 
@@ -149,86 +145,124 @@ class DotText(Printer):
         super().__init__(kernel, forms.Form(width=forms.SIMD, index=index))
         self.shape = shape
         self._group_memory = MEMORY
-        every = [_folds(body) for _, body in _parts(kernel)]
-        kinds = {f.dot.quant for folds in every for f in folds if f.dot is not None}
-        size = max(gpu_dots.stage_bytes(QUANTS[k], shape) for k in kinds)
+        every = [_dots(body) for _, body in _parts(kernel)]
+        self.kinds = sorted({d.quant for dots in every for d in dots})
+        self.slots = max(map(len, every))
+        size = max(gpu_dots.stage_bytes(QUANTS[k], shape) for k in self.kinds)
         self.stage = self.array("uchar", self.unique("stage"), size)
-        count = max(len(folds) for folds in every) * self.sums_of_fold
-        self.totals = self.array("float", self.unique("sums"), count)
-
-    @property
-    def sums_of_fold(self) -> int:
-        return self.shape.simds * ROWS
+        self.totals = self.array("float", self.unique("totals"), self.slots * shape.simds * ROWS)
 
     def range(self, last: Stmt, place: str) -> None:
-        at, first = self.unique("at"), "0"
-        self.line(f"const index_t {at} = GROUP;")
+        """First what each group multiplies, then that, once in the text for each type, and then
+        what its rows make of the sums."""
         assert isinstance(last, Loop | Split)
-        for count, part in _counted(last):
-            end = self.unique("end")
-            stop = self.expr(count)
+        at, row0 = self.unique("at"), self.unique(f"{last.index.attr}0")
+        self.line(f"index_t {at} = GROUP, {row0};")
+        parts = _parts_of(last)
+        names = [
+            {n: self.unique(n) for n in ("weights", "stride", "rows", "vector", "chunks", "kind")}
+            for _ in range(self.slots)
+        ]
+        for k in names:
+            self.line(f"const uchar* {k['weights']}; index_t {k['stride']}; const half* {k['vector']};")
+            self.line(f"int {k['rows']}, {k['chunks']}, {k['kind']} = -1;")
+        part, first = self.unique("part"), "0"
+        self.line(f"int {part} = -1;")
+        for number, (count, body) in enumerate(parts):
+            end, stop = self.unique("end"), self.expr(count)
             sets = f"({stop} + {ROWS - 1}) / {ROWS}"
             self.line(f"const index_t {end} = {sets if first == '0' else f'{first} + {sets}'};")
-            with self.block(f"if ({at} < {end})"):
-                self.load_floor = len(self.chain) - 1
-                row0 = self.unique(f"{last.index.attr}0")
-                turn = at if first == "0" else f"({at} - {first})"
-                self.line(f"const index_t {row0} = {turn} * {ROWS};")
-                self.start_rows()
-                self.sixteen(last.index, row0, stop, part)
-                self.line("return;")
+            with self.block(f"if ({at} >= {first} && {at} < {end})"):
+                self.line(f"{part} = {number};")
+                self.line(f"{row0} = ({at} - {first}) * {ROWS};")
+                self.env["index", last.index.attr] = (row0, len(self.chain) - 1)
+                for k, d in zip(names, _dots(body), strict=False):
+                    self.operands(k, d, last.index, stop, row0)
             first = end
-
-    def sixteen(self, row: Expr, first: str, stop: str, body: tuple[Stmt, ...]) -> None:
-        """The rows from `first` on."""
-        folds = _folds(body)
-        for k, fold in enumerate(folds):
-            self.dots(k, fold, row, first, stop)
+        for slot, k in enumerate(names):
+            for kind, quant in enumerate(self.kinds):
+                with self.block(f"if ({k['kind']} == {kind})"):
+                    self.line(
+                        f"dots_{quant}({k['weights']}, {k['stride']}, {k['rows']}, {k['vector']}, "
+                        f"{k['chunks']}, {self.stage}, {self.totals} + {slot * self.room});"
+                    )
         self.line("GROUP_BARRIER();")
-        i = self.unique("i")
-        header = f"for (int {i} = int(SIMDGROUP); {i} < {ROWS}; {i} += {self.shape.simds})"
-        with self.block(header):
-            mine = self.unique(row.attr)
-            self.line(f"const index_t {mine} = {first} + {i};")
-            self.line(f"if ({mine} >= {stop}) break;")
-            self.env["index", row.attr] = (mine, len(self.chain) - 1)
-            self.load_floor = len(self.chain) - 1
-            for k, fold in enumerate(folds):
-                self.total(k, fold, i)
-            self.statements(body[len(folds) :])
+        for number, (count, body) in enumerate(parts):
+            with self.block(f"if ({part} == {number})"):
+                self.load_floor = len(self.chain) - 1
+                self.start_rows()
+                self.sixteen(last.index, row0, self.expr(count), body)
 
-    def dots(self, k: int, fold: Fold, row: Expr, first: str, stop: str) -> None:
-        """The sums of a fold for all of the rows."""
-        d = fold.dot
-        assert d is not None
-        self.env["index", row.attr] = (first, len(self.chain) - 1)
+    @property
+    def room(self) -> int:
+        """Sums of one fold."""
+        return self.shape.simds * ROWS
+
+    def operands(self, k: Mapping[str, str], d: BlockDot, row: Expr, stop: str, row0: str) -> None:
+        """What the rows from row0 on multiply."""
         by = {n: n + 1 for n in nodes_of(d.at) if _is_row(n, row)}
         begin, second = self.expr(d.at), self.expr(replaced(d.at, by, {}))
-        chunks = f"int({self.expr(d.blocks)} / {gpu_dots.blocks_at_once(QUANTS[d.quant])})"
-        weights, x = self.c_names[d.weights], self.c_names[d.x]
-        self.line(
-            f"dots_{d.quant}({weights} + {begin}, {second} - {begin}, int({stop} - {first}), "
-            f"{x} + {self.expr(d.x_at)}, {chunks}, {self.stage}, "
-            f"{self.totals} + {k * self.sums_of_fold});"
-        )
+        chunks = f"{self.expr(d.blocks)} / {gpu_dots.blocks_at_once(QUANTS[d.quant])}"
+        self.line(f"{k['weights']} = {self.c_names[d.weights]} + {begin};")
+        self.line(f"{k['stride']} = {second} - {begin};")
+        self.line(f"{k['rows']} = int({stop} - {row0});")
+        self.line(f"{k['vector']} = {self.c_names[d.x]} + {self.expr(d.x_at)};")
+        self.line(f"{k['chunks']} = int({chunks});")
+        self.line(f"{k['kind']} = {self.kinds.index(d.quant)};")
 
-    def total(self, k: int, fold: Fold, i: str) -> None:
-        """The sum of one row, computed anew as the fold if it is not finite."""
+    def sixteen(self, row: Expr, row0: str, stop: str, body: tuple[Stmt, ...]) -> None:
+        """What the rows from row0 on make of their sums."""
+        folds = _folds(body)
+        for slot, fold in enumerate(folds):
+            self.add_again_rows(slot, fold, row, row0, stop)
+        mine = self.unique(row.attr)
+        self.line(f"const index_t {mine} = {row0} + THREAD;")
+        with self.block(f"if (THREAD < {ROWS} && {mine} < {stop})"):
+            here = len(self.chain) - 1
+            self.load_floor = here
+            self.env["index", row.attr] = (mine, here)
+            for slot, fold in enumerate(folds):
+                (acc,) = fold.acc
+                name = self.unique(acc.attr)
+                self.line(f"const float {name} = {self.total(slot, 'THREAD')};")
+                self.env["var", acc.attr] = (name, here)
+            self.alone = True
+            self.statements(body[len(folds) :])
+            self.alone = False
+
+    def total(self, slot: int, row: str) -> str:
+        """A row's sum: that of what each simdgroup has found."""
+        places = [slot * self.room + s * ROWS for s in range(self.shape.simds)]
+        return " + ".join(f"{self.totals}[{p} + {row}]" for p in places)
+
+    def add_again_rows(self, slot: int, fold: Fold, row: Expr, row0: str, stop: str) -> None:
+        """Sums that are not finite are made once more, as the folds that they are."""
         (acc,) = fold.acc
-        name = self.unique(acc.attr)
-        parts = [k * self.sums_of_fold + s * ROWS for s in range(self.shape.simds)]
-        sums = " + ".join(f"{self.totals}[{p} + {i}]" for p in parts)
-        self.line(f"float {name} = {sums};")
-        before = {p: set(h) for p, h in self.hazards.state.items()}
-        with self.block(f"if ((as_int({name}) & 0x7f800000) == 0x7f800000)"):
-            self.load_floor = len(self.chain) - 1
-            self.loop(changed(fold, dot=None))
-            self.line(f"{name} = {bare(self.env['var', acc.attr][0])};")
-        self.hazards.leave(before)
-        self.env["var", acc.attr] = (name, len(self.chain) - 1)
+        with self.block(f"if (any_lane(not_finite({self.total(slot, f'LANE % {ROWS}')})))"):
+            i, mine = self.unique("i"), self.unique(row.attr)
+            self.line("GROUP_BARRIER();")
+            with self.block(
+                f"for (int {i} = int(SIMDGROUP); {i} < {ROWS}; {i} += {self.shape.simds})"
+            ):
+                here = len(self.chain) - 1
+                self.load_floor = here
+                self.line(f"const index_t {mine} = {row0} + {i};")
+                self.line(f"if ({mine} >= {stop} || !not_finite({self.total(slot, i)})) continue;")
+                self.env["index", row.attr] = (mine, here)
+                before = {p: set(h) for p, h in self.hazards.state.items()}
+                self.loop(fold)
+                self.hazards.leave(before)
+                for s in range(self.shape.simds):
+                    value = self.env["var", acc.attr][0] if s == 0 else "0.0f"
+                    self.line(f"{self.totals}[{slot * self.room + s * ROWS} + {i}] = {value};")
+            self.line("GROUP_BARRIER();")
 
 
-def _counted(last: Loop | Split) -> list[tuple[Expr, tuple[Stmt, ...]]]:
+def _dots(body: tuple[Stmt, ...]) -> list[BlockDot]:
+    return [f.dot for f in _folds(body) if f.dot is not None]
+
+
+def _parts_of(last: Loop | Split) -> list[tuple[Expr, tuple[Stmt, ...]]]:
     if isinstance(last, Split):
         return list(zip(last.counts, last.bodies, strict=True))
     return [(last.stop, last.body)]

@@ -280,6 +280,8 @@ def functions(quant: QuantType, shape: Shape) -> str:
 
 
 PRELUDE = """\
+#define any_lane(x) __any_sync(0xffffffffu, x)
+FUNC bool not_finite(float x) { return (as_int(x) & 0x7f800000) == 0x7f800000; }
 struct Sums {
     float part[4];
     __device__ __forceinline__ void clear() { part[0] = part[1] = part[2] = part[3] = 0.0f; }
@@ -301,8 +303,9 @@ FUNC void multiply_same(Sums& c, uint pair, uint2 b) {
     multiply4(c, pair, pair, pair, pair, b);
 }
 FUNC uint2 vector_pairs(const half* x) {
-    const uint2 four = *(const uint2*)x;
-    uint2 pairs;
+    uint2 four, pairs;
+    asm("ld.global.nc.v2.u32 {%0, %1}, [%2];"
+        : "=r"(four.x), "=r"(four.y) : "l"(__cvta_generic_to_global(x)));
     asm("prmt.b32 %0, %1, %2, 0x5410;" : "=r"(pairs.x) : "r"(four.x), "r"(four.y));
     asm("prmt.b32 %0, %1, %2, 0x7632;" : "=r"(pairs.y) : "r"(four.x), "r"(four.y));
     return pairs;
