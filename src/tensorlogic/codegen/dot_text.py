@@ -32,6 +32,8 @@ from tensorlogic.quants import QUANTS
 
 MEMORY = 48 * 1024
 """Bytes of threadgroup memory that such a kernel may use."""
+SUMS = 2048
+"""Bytes of it that are kept for sums."""
 FEW_GROUPS = 128
 """With fewer groups most of a large GPU would have nothing to do."""
 MANY_GROUPS = 1024
@@ -53,7 +55,10 @@ def shape_for(kernel: Kernel, sizes: Mapping[str, float]) -> Shape | None:
         return None
     if groups < FEW_GROUPS:
         return None
-    return Shape(3, 2) if groups >= MANY_GROUPS else Shape(2, 4)
+    deep, wide = Shape(3, 2), Shape(2, 4)
+    kinds = {d.quant for _, body in parts for d in _dots(body)}
+    room = all(gpu_dots.stage_bytes(QUANTS[k], wide) <= MEMORY - SUMS for k in kinds)
+    return wide if groups < MANY_GROUPS and room else deep
 
 
 def _row(kernel: Kernel) -> Expr:
