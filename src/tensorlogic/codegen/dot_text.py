@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from tensorlogic.codegen import forms, gpu_dots
 from tensorlogic.codegen.clike import Printer
 from tensorlogic.codegen.dialects import assemble
-from tensorlogic.codegen.gpu_dots import ROWS, Shape
+from tensorlogic.codegen.gpu_dots import ROWS, SIMDS
 from tensorlogic.kernels.interpret import evaluate
 from tensorlogic.kernels.ir import (
     BlockDot,
@@ -32,33 +32,24 @@ from tensorlogic.quants import QUANTS
 
 MEMORY = 48 * 1024
 """Bytes of threadgroup memory that such a kernel may use."""
-SUMS = 2048
-"""Bytes of it that are kept for sums."""
-FEW_GROUPS = 128
-"""With fewer groups most of a large GPU would have nothing to do."""
-MANY_GROUPS = 1024
-"""With more groups two simdgroups each are enough, which then have longer ways to go."""
+THREADS = 32 * SIMDS
+ROOM = ROWS * SIMDS
+"""Sums of one fold."""
+FEW_GROUPS = 512
+"""With fewer groups most of a large GPU waits for the first copies to arrive."""
 
 
-def shape_for(kernel: Kernel, sizes: Mapping[str, float]) -> Shape | None:
-    """How groups share out the rows of a launch of these sizes; None if the kernel is of another
-    kind or its rows do not lie in whole pieces."""
+def suits(kernel: Kernel, sizes: Mapping[str, float]) -> bool:
+    """Whether a launch of these sizes is one of enough such rows, which lie in whole pieces."""
     parts = _parts(kernel)
     if not parts or kernel.locals:
-        return None
+        return False
+    row = _row(kernel)
     try:
-        groups = sum(-(-forms.uniform(count, sizes) // ROWS) for count, _ in parts)
-        folds = [(f, index) for _, body in parts for f in _folds(body) for index in [_row(kernel)]]
-        if not all(_suits(f, row, sizes) for f, row in folds):
-            return None
+        many = groups(kernel, sizes) >= FEW_GROUPS
+        return many and all(_suits(f, row, sizes) for _, body in parts for f in _folds(body))
     except KeyError:
-        return None
-    if groups < FEW_GROUPS:
-        return None
-    deep, wide = Shape(3, 2), Shape(2, 4)
-    kinds = {d.quant for _, body in parts for d in _dots(body)}
-    room = all(gpu_dots.stage_bytes(QUANTS[k], wide) <= MEMORY - SUMS for k in kinds)
-    return wide if groups < MANY_GROUPS and room else deep
+        return False
 
 
 def _row(kernel: Kernel) -> Expr:
@@ -104,7 +95,12 @@ def _suits(fold: Fold, row: Expr, sizes: Mapping[str, float]) -> bool:
     """Whether rows of blocks are whole chunks, a multiple of 16 bytes apart."""
     d = fold.dot
     assert d is not None
-    if d.x.dtype != "f16" or d.x.written or not gpu_dots.can_multiply(d.quant) or not _linear(d.at, row):
+    if (
+        d.x.dtype != "f16"
+        or d.x.written
+        or not gpu_dots.can_multiply(d.quant)
+        or not _linear(d.at, row)
+    ):
         return False
     blocks = forms.uniform(d.blocks, sizes)
     first, second = (_address(d, row, n, sizes) for n in (0, 1))
@@ -134,28 +130,27 @@ def groups(kernel: Kernel, sizes: Mapping[str, float]) -> int:
     return sum(-(-forms.uniform(count, sizes) // ROWS) for count, _ in _parts(kernel))
 
 
-def render(kernel: Kernel, name: str, shape: Shape, index: str) -> str:
+def render(kernel: Kernel, name: str, index: str) -> str:
     """The whole text of a kernel that has a shape."""
-    printer = DotText(kernel, shape, index)
+    printer = DotText(kernel, index)
     printer.top(kernel.body)
-    functions = "".join(gpu_dots.functions(QUANTS[k], shape) for k in printer.kinds)
-    body = functions + printer.text(name, shape.threads)
+    functions = "".join(gpu_dots.functions(QUANTS[k]) for k in printer.kinds)
+    body = functions + printer.text(name, THREADS)
     return assemble("cuda", body, index, gpu_dots.PRELUDE)
 
 
 class DotText(Printer):
     """Prints the rows of such a kernel."""
 
-    def __init__(self, kernel: Kernel, shape: Shape, index: str) -> None:
+    def __init__(self, kernel: Kernel, index: str) -> None:
         super().__init__(kernel, forms.Form(width=forms.SIMD, index=index))
-        self.shape = shape
         self._group_memory = MEMORY
         every = [_dots(body) for _, body in _parts(kernel)]
         self.kinds = sorted({d.quant for dots in every for d in dots})
         self.slots = max(map(len, every))
-        size = max(gpu_dots.stage_bytes(QUANTS[k], shape) for k in self.kinds)
+        size = max(gpu_dots.stages(QUANTS[k]) * gpu_dots.stage_bytes(QUANTS[k]) for k in self.kinds)
         self.stage = self.array("uchar", self.unique("stage"), size)
-        self.totals = self.array("float", self.unique("totals"), self.slots * shape.simds * ROWS)
+        self.totals = self.array("float", self.unique("totals"), self.slots * ROOM)
 
     def range(self, last: Stmt, place: str) -> None:
         """First what each group multiplies, then that, once in the text for each type, and then
@@ -169,7 +164,9 @@ class DotText(Printer):
             for _ in range(self.slots)
         ]
         for k in names:
-            self.line(f"const uchar* {k['weights']}; index_t {k['stride']}; const half* {k['vector']};")
+            self.line(
+                f"const uchar* {k['weights']}; index_t {k['stride']}; const half* {k['vector']};"
+            )
             self.line(f"int {k['rows']}, {k['chunks']}, {k['kind']} = -1;")
         part, first = self.unique("part"), "0"
         self.line(f"int {part} = -1;")
@@ -189,7 +186,7 @@ class DotText(Printer):
                 with self.block(f"if ({k['kind']} == {kind})"):
                     self.line(
                         f"dots_{quant}({k['weights']}, {k['stride']}, {k['rows']}, {k['vector']}, "
-                        f"{k['chunks']}, {self.stage}, {self.totals} + {slot * self.room});"
+                        f"{k['chunks']}, {self.stage}, {self.totals} + {slot * ROOM});"
                     )
         self.line("GROUP_BARRIER();")
         for number, (count, body) in enumerate(parts):
@@ -197,11 +194,6 @@ class DotText(Printer):
                 self.load_floor = len(self.chain) - 1
                 self.start_rows()
                 self.sixteen(last.index, row0, self.expr(count), body)
-
-    @property
-    def room(self) -> int:
-        """Sums of one fold."""
-        return self.shape.simds * ROWS
 
     def operands(self, k: Mapping[str, str], d: BlockDot, row: Expr, stop: str, row0: str) -> None:
         """What the rows from row0 on multiply."""
@@ -237,7 +229,7 @@ class DotText(Printer):
 
     def total(self, slot: int, row: str) -> str:
         """A row's sum: that of what each simdgroup has found."""
-        places = [slot * self.room + s * ROWS for s in range(self.shape.simds)]
+        places = [slot * ROOM + s * ROWS for s in range(SIMDS)]
         return " + ".join(f"{self.totals}[{p} + {row}]" for p in places)
 
     def add_again_rows(self, slot: int, fold: Fold, row: Expr, row0: str, stop: str) -> None:
@@ -246,9 +238,7 @@ class DotText(Printer):
         with self.block(f"if (any_lane(not_finite({self.total(slot, f'LANE % {ROWS}')})))"):
             i, mine = self.unique("i"), self.unique(row.attr)
             self.line("GROUP_BARRIER();")
-            with self.block(
-                f"for (int {i} = int(SIMDGROUP); {i} < {ROWS}; {i} += {self.shape.simds})"
-            ):
+            with self.block(f"for (int {i} = int(SIMDGROUP); {i} < {ROWS}; {i} += {SIMDS})"):
                 here = len(self.chain) - 1
                 self.load_floor = here
                 self.line(f"const index_t {mine} = {row0} + {i};")
@@ -257,9 +247,9 @@ class DotText(Printer):
                 before = {p: set(h) for p, h in self.hazards.state.items()}
                 self.loop(fold)
                 self.hazards.leave(before)
-                for s in range(self.shape.simds):
+                for s in range(SIMDS):
                     value = self.env["var", acc.attr][0] if s == 0 else "0.0f"
-                    self.line(f"{self.totals}[{slot * self.room + s * ROWS} + {i}] = {value};")
+                    self.line(f"{self.totals}[{slot * ROOM + s * ROWS} + {i}] = {value};")
             self.line("GROUP_BARRIER();")
 
 

@@ -39,11 +39,10 @@ def gpu_launch(
     if isinstance(kernel, Attention):
         source = gpu_attention.render(kernel, name, dialect)
         return GpuLaunch(source, name, gpu_attention.groups(kernel, sizes), gpu_attention.GROUP)
-    shape = dot_text.shape_for(kernel, sizes) if dialect == "cuda" else None
-    if shape is not None:
+    if dialect == "cuda" and dot_text.suits(kernel, sizes):
         index = "i32" if forms.fits(kernel, sizes) else "i64"
-        source = dot_text.render(roughened(kernel), name, shape, index)
-        return GpuLaunch(source, name, dot_text.groups(kernel, sizes), shape.threads)
+        source = dot_text.render(roughened(kernel), name, index)
+        return GpuLaunch(source, name, dot_text.groups(kernel, sizes), dot_text.THREADS)
     printed, form = forms.chosen(kernel, sizes)
     source = clike.render(roughened(printed), name, dialect, form=form)
     groups, threads = forms.groups(printed, sizes, form), forms.group_size(printed, form)

@@ -35,6 +35,10 @@ from tensorlogic.quants import QUANTS, QuantType
 DEPTH = 16
 """Weights of a row in one product of matrices."""
 ROWS = 16
+SIMDS = 4
+"""Simdgroups of a group: its turns along the blocks of its rows."""
+MEMORY = 46 * 1024
+"""Bytes of threadgroup memory for copies, at most."""
 _NAMES = ("p", "h", "all", "first", "Decoded", "decoded", "masked", "word")
 
 
@@ -200,22 +204,10 @@ def _pair(part: Part, text: KernelText, words: Mapping[int, str], side: int) -> 
     return bits
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A group has `simds` simdgroups, each with room for `stages` copies."""
-
-    stages: int
-    simds: int
-
-    @property
-    def threads(self) -> int:
-        return self.simds * 32
-
-
 def blocks_at_once(quant: QuantType) -> int:
-    """Blocks of a row that a simdgroup copies at a time: the power of two from 256 bytes on."""
+    """Blocks of a row that a simdgroup copies at a time: the power of two from 200 bytes on."""
     blocks = 1
-    while blocks * quant.nbytes < 256:
+    while blocks * quant.nbytes < 200:
         blocks *= 2
     return blocks
 
@@ -231,12 +223,17 @@ def _line(quant: QuantType) -> int:
     return (_pieces(quant) | 1) * 16
 
 
-def stage_bytes(quant: QuantType, shape: Shape) -> int:
-    """Threadgroup memory for all copies of a group."""
-    return _line(quant) * ROWS * shape.stages * shape.simds
+def stage_bytes(quant: QuantType) -> int:
+    """Threadgroup memory for a copy of each simdgroup."""
+    return _line(quant) * ROWS * SIMDS
 
 
-def functions(quant: QuantType, shape: Shape) -> str:
+def stages(quant: QuantType) -> int:
+    """Copies that have room, one of which is being multiplied."""
+    return min(MEMORY // stage_bytes(quant), 3)
+
+
+def functions(quant: QuantType) -> str:
     text = KernelText((_DATA, _HALVES), (), _NAMES)
     parts, _, _ = _parts(quant, text)
     groups = _groups(parts, text)
@@ -256,9 +253,13 @@ def functions(quant: QuantType, shape: Shape) -> str:
             lines.append("multiply_same(s, 0x10001u, b);")
         if i + 1 == len(parts) or groups[i + 1] == i + 1:
             for side, of in enumerate(("low", "high")):
-                lines.append(f"total[{side}] = fmaf({of}.scale[{g}], c.part[{2 * side}], total[{side}]);")
+                lines.append(
+                    f"total[{side}] = fmaf({of}.scale[{g}], c.part[{2 * side}], total[{side}]);"
+                )
                 if part.least is not None:
-                    lines.append(f"total[{side}] = fmaf({of}.least[{g}], s.part[0], total[{side}]);")
+                    lines.append(
+                        f"total[{side}] = fmaf({of}.least[{g}], s.part[0], total[{side}]);"
+                    )
     least = ["Sums s;"] if parts[0].least is not None else []
     body = "\n".join(f"    {line}" for line in ["Sums c;", *least, "uint2 b;", *lines])
     blocks, pieces = blocks_at_once(quant), _pieces(quant)
@@ -269,8 +270,8 @@ def functions(quant: QuantType, shape: Shape) -> str:
         nbytes=str(quant.nbytes),
         blocks=str(blocks),
         bytes=str(blocks * quant.nbytes),
-        stages=str(shape.stages),
-        simds=str(shape.simds),
+        stages=str(stages(quant)),
+        simds=str(SIMDS),
         line=str(_line(quant)),
         stage=str(ROWS * _line(quant)),
         pieces=str(pieces),
@@ -280,6 +281,9 @@ def functions(quant: QuantType, shape: Shape) -> str:
 
 
 PRELUDE = """\
+#undef KERNEL
+#define KERNEL(name, threads) \\
+    extern "C" __global__ void __launch_bounds__(threads, 512 / (threads)) name
 #define any_lane(x) __any_sync(0xffffffffu, x)
 FUNC bool not_finite(float x) { return (as_int(x) & 0x7f800000) == 0x7f800000; }
 struct Sums {
