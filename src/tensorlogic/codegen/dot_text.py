@@ -1,8 +1,9 @@
 """Kernels whose rows are products of quantized blocks and a vector, as CUDA text (`gpu_dots.py`).
 
-A group computes the sums of 16 rows together; then 16 threads have a row each, for what
-is made of the sums. Where a sum is not finite, or memory begins at odd addresses, the row is computed
-once more as the fold that it is.
+A group computes the sums of 16 rows together; then 16 threads have a row each, for what is made of
+the sums. Where a sum is not finite, as it is made to be if memory begins at odd addresses, the row
+is computed once more as the fold that it is. The parts of a launch share one text of the sums of a
+quantized type: eight copies of it would not stay in the caches of instructions.
 """
 
 from __future__ import annotations
@@ -127,6 +128,7 @@ def _linear(e: Expr, row: Expr) -> bool:
 
 
 def groups(kernel: Kernel, sizes: Mapping[str, float]) -> int:
+    """Groups of a launch."""
     return sum(-(-forms.uniform(count, sizes) // ROWS) for count, _ in _parts(kernel))
 
 

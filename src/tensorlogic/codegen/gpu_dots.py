@@ -1,19 +1,18 @@
 """Rows of quantized blocks times one vector of halfs, on matrix units: CUDA text.
 
-Products of a matrix and a vector would be bound by instructions where each weight became a float and
-met a multiplication of its own. Here a group takes 16 rows, and its simdgroups share out the blocks along them.
-A is 16 rows by 16 weights as the integers that they are stored as, B the vector in all of its columns:
+Such a product is bound by instructions if each weight becomes a float and is multiplied on its own.
+Here a group takes 16 rows, and its simdgroups share out the blocks along them. A is 16 rows by 16
+weights as the integers that they are stored as, B has the vector in all of its columns.
 
-- A field of at most 10 bits in the low bits of a half is that number times 2**-24, a subnormal half, and
-  matrix units take those exactly. So one masking of a word makes two weights, without a conversion. The factor
-  2**24 is part of the scale.
-- What is subtracted from every digit (the 8 of Q4_0) is a product of the vector with a constant, added by the
-  same units; so is what minima are multiplied with.
-- A sum over k does not depend on the order of k. Each lane of four takes four neighbouring bytes, of which
-  every second one makes a pair of halfs; the vector's halfs are paired alike.
+- A field in the low 10 bits of a half is that number times 2**-24, a subnormal half, which matrix
+  units take exactly. So one masking of a word makes two weights, without a conversion.
+- What is subtracted from every digit (the 8 of Q4_0) is one more product of the vector, with a
+  constant; so is what minima are multiplied with.
+- A sum over k does not depend on the order of k. Each lane of four takes four neighbouring bytes,
+  of which every second one makes a pair of halfs; the vector's halfs are paired alike.
 - Scales, one for each 16 or more weights, are applied to sums in float32.
 
-Blocks are copied into threadgroup memory first, in pieces of 16 bytes and some steps ahead: they begin at
+Blocks are copied into threadgroup memory some steps ahead, in pieces of 16 bytes: they begin at
 even addresses only, and what is on its way needs no registers there.
 """
 
@@ -25,11 +24,11 @@ from functools import cache
 from itertools import product
 from string import Template
 
-from tensorlogic.codegen.bits import FIELD, Simplifier, linear
+from tensorlogic.codegen.bits import FIELD, Simplifier, linear, power_of_two
 from tensorlogic.codegen.blocks import FIRST, Blocks
 from tensorlogic.codegen.c_text import KernelText, bare
 from tensorlogic.codegen.gpu_blocks import alignment
-from tensorlogic.kernels.ir import Buffer, Expr, binary, const, index, load, nodes_of, replaced, var
+from tensorlogic.kernels.ir import Buffer, Expr, binary, const, load, nodes_of, replaced, var
 from tensorlogic.quants import QUANTS, QuantType
 
 DEPTH = 16
@@ -168,7 +167,10 @@ def decoder(quant: QuantType) -> str:
     least = f" float least[{count}];" if parts[0].least is not None else ""
     return "\n".join(
         (
-            f"struct Decoded_{name} {{ uint pairs[{len(parts)}][2]; float scale[{count}];{least} }};",
+            f"struct Decoded_{name} {{",
+            f"    uint pairs[{len(parts)}][2];",
+            f"    float scale[{count}];{least}",
+            "};",
             f"FUNC Decoded_{name} decoded_{name}(const uchar* p, int first) {{",
             *(["    const half* h = (const half*)p;"] if halves else []),
             f"    Decoded_{name} all;",
@@ -205,21 +207,27 @@ def _pair(part: Part, text: KernelText, words: Mapping[int, str], side: int) -> 
 
 
 def blocks_at_once(quant: QuantType) -> int:
-    """Blocks of a row that a simdgroup copies at a time: the power of two from 200 bytes on."""
+    """Blocks of a row that a simdgroup copies at a time: a power of two from 200 bytes on, for which
+    the last copy of a row ends with the row."""
     blocks = 1
-    while blocks * quant.nbytes < 200:
+    while (size := blocks * quant.nbytes) < 200 or (size + _shift(size)) % 16:
         blocks *= 2
     return blocks
+
+
+def _shift(size: int) -> int:
+    """How far from the beginning of a piece copies of such a size begin, at most."""
+    return -power_of_two(size) % 16
 
 
 def _pieces(quant: QuantType) -> int:
     """Pieces of 16 bytes that a row's share of a copy stands in, wherever in a piece it begins."""
     size = blocks_at_once(quant) * quant.nbytes
-    return -(-(size + (16 - alignment(quant) if size % 16 else 0)) // 16)
+    return (size + _shift(size)) // 16
 
 
 def _line(quant: QuantType) -> int:
-    """Bytes from row to row of a copy: an odd number of pieces, so that eight rows meet all banks."""
+    """Bytes from row to row of a copy: an odd number of pieces, for eight rows to meet all banks."""
     return (_pieces(quant) | 1) * 16
 
 
@@ -234,6 +242,10 @@ def stages(quant: QuantType) -> int:
 
 
 def functions(quant: QuantType) -> str:
+    """`dots_NAME(w, stride, rows, x, chunks, stage, sums)`: the sums of 16 rows of blocks, the first
+    at w and each `stride` bytes after the other, times the vector at x, those of each simdgroup
+    apart. Rows from `rows` on are the last one again. `chunks` times `blocks_at_once` are the blocks
+    of a row. Where addresses are not multiples of 16 (the vector's: of 8), sums are NaN."""
     text = KernelText((_DATA, _HALVES), (), _NAMES)
     parts, _, _ = _parts(quant, text)
     groups = _groups(parts, text)
@@ -348,7 +360,8 @@ FUNC void dots_$name(
                 p -= $shift;
                 UNROLL
                 for (int i = 0; i < $copies; i++) {
-                    if (i * 32 + lane < 16 * $pieces) copy_piece(mine + slot * $stage + to[i], p + from[i]);
+                    if (i * 32 + lane < 16 * $pieces)
+                        copy_piece(mine + slot * $stage + to[i], p + from[i]);
                 }
             }
             COPIES_END();
