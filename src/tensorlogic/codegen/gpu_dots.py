@@ -80,7 +80,8 @@ def _place(address: Expr) -> int | None:
 
 @cache
 def can_multiply(name: str) -> bool:
-    """Whether the elements of a quantized type are fields of bytes of their own."""
+    """Whether elements of a quantized type are fields of bytes of their own, and copies of its
+    blocks can be on their way while others are multiplied."""
     quant = QUANTS[name]
     if quant.digits[-1] % DEPTH:
         return False
@@ -88,7 +89,7 @@ def can_multiply(name: str) -> bool:
         decoder(quant)
     except _Unlike:
         return False
-    return True
+    return stages(quant) > 1
 
 
 class _Unlike(Exception):
@@ -207,8 +208,8 @@ def _pair(part: Part, text: KernelText, words: Mapping[int, str], side: int) -> 
 
 
 def blocks_at_once(quant: QuantType) -> int:
-    """Blocks of a row that a simdgroup copies at a time: a power of two from 200 bytes on, for which
-    the last copy of a row ends with the row."""
+    """Blocks of a row that a simdgroup copies at a time: a power of two from 200 bytes on, for
+    which the last copy of a row ends with the row."""
     blocks = 1
     while (size := blocks * quant.nbytes) < 200 or (size + _shift(size)) % 16:
         blocks *= 2
@@ -227,7 +228,7 @@ def _pieces(quant: QuantType) -> int:
 
 
 def _line(quant: QuantType) -> int:
-    """Bytes from row to row of a copy: an odd number of pieces, for eight rows to meet all banks."""
+    """Bytes from row to row of a copy: an odd number of pieces, so eight rows meet all banks."""
     return (_pieces(quant) | 1) * 16
 
 
@@ -242,10 +243,10 @@ def stages(quant: QuantType) -> int:
 
 
 def functions(quant: QuantType) -> str:
-    """`dots_NAME(w, stride, rows, x, chunks, stage, sums)`: the sums of 16 rows of blocks, the first
-    at w and each `stride` bytes after the other, times the vector at x, those of each simdgroup
-    apart. Rows from `rows` on are the last one again. `chunks` times `blocks_at_once` are the blocks
-    of a row. Where addresses are not multiples of 16 (the vector's: of 8), sums are NaN."""
+    """`dots_NAME(w, stride, rows, x, chunks, stage, sums)`: the sums of 16 rows of blocks, the
+    first at w and each `stride` bytes after the other, times the vector at x, those of each
+    simdgroup apart. Rows from `rows` on are the last one again. `chunks` times `blocks_at_once` are
+    the blocks of a row. Where addresses are no multiples of 16 (of 8: x), sums are NaN."""
     text = KernelText((_DATA, _HALVES), (), _NAMES)
     parts, _, _ = _parts(quant, text)
     groups = _groups(parts, text)
