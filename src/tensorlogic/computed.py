@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tensorlogic.graph import Node
 from tensorlogic.locks import DESCRIBE
-from tensorlogic.storage import Memory, SmallMemory, Strided, contiguous_strides, padded, serials
+from tensorlogic.storage import Allocated, Memory, Strided, contiguous_strides, padded, serials
 
 
 class Computed(Node):
@@ -44,7 +44,7 @@ class Computed(Node):
         if not isinstance(memory, Memory):
             assert isinstance(self.word, int)
             nbytes = padded(self.size * self.dtype.itemsize)
-            memory = SmallMemory(memory, self.word, self._start, nbytes)
+            memory = Allocated(memory, self.word, self._start, nbytes)
         return Strided(memory, self.dtype.name, 0, contiguous_strides(self.shape))
 
 

@@ -34,7 +34,7 @@ def evaluate(nodes: Sequence[Node]) -> None:
         if not found.isdisjoint(_PREPARED) and _prepare(order, pending):
             pending = [n for n in pending if n.op is not None]
             order = topological(pending)
-        labels = {n.device for n in pending}
+        labels = dict.fromkeys(n.device for n in pending)
         for label in labels:
             group = pending if len(labels) == 1 else [n for n in pending if n.device == label]
             whole = order if group is pending and found.isdisjoint(_HOST) else None

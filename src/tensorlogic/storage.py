@@ -63,16 +63,11 @@ class Memory:
         """Whether its bytes stay what they are: ours, or an array that nobody may write."""
         return self.owned or not self.base.flags.writeable
 
-    @classmethod
-    def allocate(cls, nbytes: int) -> Memory:
+    @staticmethod
+    def allocate(nbytes: int) -> Allocated:
         """Uninitialised memory, aligned and padded to 64 bytes."""
         size = padded(nbytes)
-        if size >= LARGE:
-            return LargeMemory.of_size(size)
-        raw = np.empty(size + ALIGNMENT, np.uint8)
-        at = raw.__array_interface__["data"][0]
-        start = -at % ALIGNMENT
-        return cls(raw[start : start + size], raw, True, at + start)
+        return LargeMemory.of_size(size) if size > SMALL else Allocated(*_raw(size), size)
 
     @classmethod
     def of_array(cls, array: NDArray[Any]) -> tuple[Memory, int]:
@@ -101,22 +96,19 @@ class Memory:
         )
 
 
-SMALL = 1 << 16
-"""Bytes of results at most that the native runner makes room for: the allocator of Python and C has
-such memory at hand."""
-
-
-class SmallMemory(Memory):
-    """Memory that the native runner made: `start` bytes into a bytes object, which nobody sees
-    before it is written; NumPy's array over it is made when it is asked for."""
+class Allocated(Memory):
+    """Memory that was allocated here, by the native runner too: `start` bytes into its owner.
+    NumPy's array over it is made when it is asked for."""
 
     __slots__ = ("start",)
 
-    owner: bytes | bytearray
+    owner: Bytes | bytes | bytearray
     owned = True
     start: int
 
-    def __init__(self, owner: bytes | bytearray, address: int, start: int, nbytes: int):
+    def __init__(
+        self, owner: Bytes | bytes | bytearray, address: int, start: int, nbytes: int
+    ) -> None:
         self.owner, self.address, self.start, self.nbytes = owner, address, start, nbytes
         self.shared = False
         self.copies = None
@@ -127,67 +119,87 @@ class SmallMemory(Memory):
         return np.frombuffer(self.owner, np.uint8, self.nbytes, self.start)
 
 
-LARGE = 1 << 20
-"""Bytes from which on memory is kept, too: the system clears each new page, which takes longer than
-most kernels need to write it."""
+def _raw(nbytes: int) -> tuple[Bytes, int, int]:
+    """An array with room for so many bytes, the address of its aligned part, and its start."""
+    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    at = raw.__array_interface__["data"][0]
+    start = -at % ALIGNMENT
+    return raw, at + start, start
+
+
+SMALL = 1 << 13
+"""Bytes up to which memory is left to the allocator of Python and C. Larger memory is kept for the
+next: once it is given back the system clears each new page, which takes longer than most kernels
+need to write it."""
+MIDDLE, MIDDLE_KEPT = 1 << 16, 64
+"""Up to so many bytes, so many pieces of a size are kept without a look at what is kept in all."""
 LARGE_KEPT = 256 << 20
 """Bytes of it that are kept at most."""
-_large: dict[int, list[Bytes]] = {}
+_large: dict[int, list[tuple[Bytes, int, int]]] = {}
 
 
-class LargeMemory(Memory):
+class LargeMemory(Allocated):
     """Memory that is kept for the next that is about as large, unless somebody has a view of it."""
 
-    __slots__ = ()
+    __slots__ = ("_capacity",)
+
+    _capacity: int
 
     @classmethod
     def of_size(cls, nbytes: int) -> LargeMemory:
         step = 1 << (nbytes.bit_length() - 4)
         capacity = -(-nbytes // step) * step
         try:
-            raw = _large[capacity].pop()
+            piece = _large[capacity].pop()
         except (KeyError, IndexError):
-            raw = np.empty(capacity + ALIGNMENT, np.uint8)
-        at = raw.__array_interface__["data"][0]
-        start = -at % ALIGNMENT
-        return cls(raw[start : start + nbytes], raw, True, at + start)
+            piece = _raw(capacity)
+        memory = cls(*piece, nbytes)
+        memory._capacity = capacity
+        return memory
 
     def __del__(self) -> None:
-        owner, base = self.owner, self.base
-        if _alone(owner, base):
-            assert isinstance(owner, np.ndarray)
-            capacity = owner.nbytes - ALIGNMENT
-            kept = sum(size * len(raws) for size, raws in list(_large.items()))
-            if kept + capacity > LARGE_KEPT:  # what the program went on from is let go first
-                for size, raws in list(_large.items()):
-                    if size != capacity:
-                        raws.clear()
-                kept = capacity * len(_large.get(capacity, ()))
-            if kept + capacity <= LARGE_KEPT:
-                _large.setdefault(capacity, []).append(owner)
+        found, capacity = _references(self.owner), self._capacity
+        if found == _alone:
+            if not _ended:
+                pieces = _large.get(capacity)
+                if pieces is None:
+                    pieces = _large.setdefault(capacity, [])
+                if (capacity <= MIDDLE and len(pieces) < MIDDLE_KEPT) or _make_room(capacity):
+                    pieces.append((self.owner, self.address, self.start))  # type: ignore[arg-type]
+        elif not _alone:
+            _note_alone(found)
 
 
-_expected: list[tuple[int, int]] = []
+def _make_room(capacity: int) -> bool:
+    """Whether a piece may be kept; those of other sizes are let go if that is needed for it."""
+    kept = sum(size * len(pieces) for size, pieces in list(_large.items()))
+    if kept + capacity > LARGE_KEPT:  # what the program went on from is let go first
+        for size, pieces in list(_large.items()):
+            if size != capacity:
+                pieces.clear()
+        kept = capacity * len(_large.get(capacity, ()))
+    return kept + capacity <= LARGE_KEPT
+
+
+_references = sys.getrefcount
+_alone = 0
+"""References to the owner of memory that goes, in its `__del__`, if nothing else refers to it; the
+first that goes says how many that are."""
 _ended: list[bool] = []
-atexit.register(_ended.append, True)
+atexit.register(_ended.append, True)  # from then on modules go in any order
 
 
-def _alone(owner: object, base: object) -> bool:
-    """Whether nothing but the memory that goes, in its `__del__`, refers to what it held; not at
-    the end of the process, when modules go in any order. The first call notes how it looks."""
-    found = sys.getrefcount(owner), sys.getrefcount(base)
-    if not _expected:
-        _expected.append(found)
-        return False
-    return not _ended and found == _expected[0]
+def _note_alone(found: int) -> None:
+    global _alone
+    _alone = found
 
 
-def _note_how_it_looks() -> None:
-    probe = LargeMemory.of_size(LARGE)
+def _see_alone() -> None:
+    probe = LargeMemory.of_size(2 * SMALL)
     del probe
 
 
-_note_how_it_looks()
+_see_alone()
 
 
 @dataclass(slots=True)

@@ -64,7 +64,7 @@ class Traced:
     def run_call(self, results: Sequence[Node]) -> bool:
         return False
 
-    def run(self, roots: Sequence[Node]) -> None:
+    def run(self, roots: Sequence[Node], order: Sequence[Node] | None = None) -> None:
         plan = schedule(roots, settings.current(), GPU)
         memory: dict[int, Memory] = {}
         checks = [v for s in plan.steps for v in s.params if isinstance(v, CheckRecord)]

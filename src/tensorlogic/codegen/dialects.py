@@ -195,6 +195,20 @@ FUNC float max_nan(float x, float y) {{
     asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
     return z;
 }}
+// Packs of 16-bit types. Those loaded one by one take a register each: inlined, so would all packs.
+template <int N, typename T>
+static __device__ __attribute__((noinline)) PACK(T, N) load_each(const T* from, index_t left) {{
+    PACK(T, N) pack;
+    for (int u = 0; u < N; u++) AT(pack, u) = u < left ? from[u] : T(0);
+    return pack;
+}}
+#define LOAD_PACK(T) \\
+    template <int N> FUNC PACK(T, N) load_pack(const T* from, index_t left, bool fast) {{ \\
+        if (fast && left >= N) return *(const PACK(T, N)*)from; \\
+        return load_each<N>(from, left); \\
+    }}
+LOAD_PACK(half)
+LOAD_PACK(ushort)
 """.replace("MEMBER", "__device__ __forceinline__")
 
 PRELUDES = {"metal": _METAL, "cuda": _CUDA}

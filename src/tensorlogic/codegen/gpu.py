@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tensorlogic.codegen import clike, forms, gpu_attention, gpu_matmul
+from tensorlogic.codegen import clike, dot_text, forms, gpu_attention, gpu_matmul
 from tensorlogic.codegen.rewrite import roughened
 from tensorlogic.kernels.ir import Kernel
 from tensorlogic.kernels.spec import Attention, Matmul
@@ -39,6 +39,10 @@ def gpu_launch(
     if isinstance(kernel, Attention):
         source = gpu_attention.render(kernel, name, dialect)
         return GpuLaunch(source, name, gpu_attention.groups(kernel, sizes), gpu_attention.GROUP)
+    if dialect == "cuda" and dot_text.suits(kernel, sizes):
+        index = "i32" if forms.fits(kernel, sizes) else "i64"
+        source = dot_text.render(roughened(kernel), name, index)
+        return GpuLaunch(source, name, dot_text.groups(kernel, sizes), dot_text.THREADS)
     printed, form = forms.chosen(kernel, sizes)
     source = clike.render(roughened(printed), name, dialect, form=form)
     groups, threads = forms.groups(printed, sizes, form), forms.group_size(printed, form)

@@ -28,7 +28,7 @@ from tensorlogic.devices.native import (
     bind,
 )
 from tensorlogic.graph import Node, word_of
-from tensorlogic.storage import SMALL, Memory, SmallMemory, padded
+from tensorlogic.storage import SMALL, Allocated, Memory, padded
 
 
 class Facts(NamedTuple):
@@ -109,7 +109,8 @@ class CpuCall:
             for i, (_, place) in enumerate(facts.targets)
             if place >= 0
         }
-        self._sizes = [padded(nbytes) for nbytes, _ in facts.targets]
+        # What takes the memory of a leaf needs none.
+        self._sizes = [padded(n) if place < 0 else 0 for n, place in facts.targets]
         self._makes = not self._taken and max(self._sizes, default=0) <= SMALL
         self._constants = [
             (w, leaf_memory(order, p).address + offset)
@@ -167,14 +168,15 @@ class CpuCall:
             return results
         made = iter(self._start(leaves))
         return [
-            SmallMemory(owner, address, start, nbytes)
+            Allocated(owner, address, start, nbytes)
             for owner, address, start, nbytes in zip(made, made, made, self._sizes, strict=True)
         ]
 
     def leaves(self, leaves: Sequence[Node], kinds: Sequence[Node], /) -> list[Node]:
         """The results of a run as leaves like `kinds`."""
         if not self._makes:
-            return list(map(computed, kinds, self.run(leaves)))
+            results = self.run(leaves)
+            return [computed(k, m, m.address) for k, m in zip(kinds, results, strict=True)]
         made = self._start(leaves)
         if len(made) == 3:
             owner, address, start = made
@@ -211,14 +213,9 @@ class CpuCall:
 
     def _allocated(self, leaves: Sequence[Node]) -> list[Memory]:
         """The memory of each root; some take that of a leaf."""
-        results = []
-        for i, nbytes in enumerate(self._sizes):
-            if i in self._taken:
-                place, number = self._taken[i]
-                which = (self._order, place) if number < 0 else (leaves, number)
-                results.append(leaf_memory(*which))
-            else:
-                results.append(Memory.allocate(nbytes))
+        results: list[Memory] = [Memory.allocate(nbytes) for nbytes in self._sizes]
+        for i, (place, number) in self._taken.items():
+            results[i] = leaf_memory(*((self._order, place) if number < 0 else (leaves, number)))
         return results
 
 

@@ -3,11 +3,11 @@ before a product in its own launch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tensorlogic.graph import Node
 from tensorlogic.kernels import ir
-from tensorlogic.kernels.ir import Fold, Kernel, Loop, Split, exprs_of, nodes_of, walk
+from tensorlogic.kernels.ir import Fold, Kernel, Loop, Split, Stmt, exprs_of, nodes_of, walk
 from tensorlogic.schedule.emit import Step
 from tensorlogic.schedule.join import Joiner, is_flat
 from tensorlogic.schedule.siblings import needs
@@ -69,7 +69,7 @@ def joined(
     """The steps in fewer launches, in an order in which they can run."""
     merged = [
         joiner.side_by_side(x.steps) if len(x.steps) > 1 else x.steps[0]
-        for x in _Grouping(steps).launches()
+        for x in _Grouping(steps, traits).launches()
     ]
     return _with_prologues(merged, {id(r) for r in roots}, traits, joiner)
 
@@ -81,8 +81,9 @@ class _Grouping:
     """Puts each step into the last launch that it has something in common with, if all that the
     step needs is there before. A launch that nothing has read yet may be put off for that."""
 
-    def __init__(self, steps: Sequence[Step]):
+    def __init__(self, steps: Sequence[Step], traits: Traits):
         self._steps = steps
+        self._traits = traits
         self._readers = _readers(steps)
         self._made: dict[int, _Launch] = {}
         self._reading: dict[tuple[int, bool], list[_Launch]] = {}
@@ -97,7 +98,7 @@ class _Grouping:
 
     def _put(self, step: Step) -> _Launch:
         if id(step.kernel) not in self._kinds:
-            self._kinds[id(step.kernel)] = _kind(step), _nodes(step)
+            self._kinds[id(step.kernel)] = _kind(step), _nodes(step, self._traits)
         kind, nodes = self._kinds[id(step.kernel)]
         if kind and is_flat(step) and step.work > MAX_FLAT:
             kind = ""
@@ -167,10 +168,21 @@ def _kind(step: Step) -> str:
     return "fold" if any(isinstance(s, Fold) for s in loops) else "plain"
 
 
-def _nodes(step: Step) -> int:
+def _nodes(step: Step, traits: Traits) -> int:
     if not isinstance(step.kernel, Kernel):
         return 0
-    return len(nodes_of(*(e for s in walk(step.kernel.body) for e in exprs_of(s))))
+    stmts = _unlike(step.kernel.body) if traits.shared_dots else walk(step.kernel.body)
+    return len(nodes_of(*(e for s in stmts for e in exprs_of(s))))
+
+
+def _unlike(body: tuple[Stmt, ...]) -> Iterator[Stmt]:
+    """The statements but for folds whose text the parts of a launch share."""
+    for s in body:
+        if isinstance(s, Fold) and s.dot is not None and s.dot.x.dtype == "f16":
+            continue
+        yield s
+        if isinstance(s, Loop | Fold):
+            yield from _unlike(s.body)
 
 
 def _parts(step: Step) -> int:

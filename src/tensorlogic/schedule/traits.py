@@ -17,6 +17,7 @@ class Traits:
     `block_operands` are the quantized types of which the device's product kernels take b as blocks.
     `fold_rows`: products of so many rows at most with weights along their depth are folds over the
     weights, fused like any reduction; what has more rows is left to the product kernels.
+    `shared_dots`: whether the parts of a launch share the text of rows of blocks times halfs.
     `parts`: those of a long reduction, whatever the number of threads.
     """
 
@@ -25,9 +26,10 @@ class Traits:
     library: bool = False
     block_operands: frozenset[str] = frozenset()
     fold_rows: int = 4
+    shared_dots: bool = False
     parts: int = 64
 
 
 CPU = Traits(block_operands=frozenset(QUANTS), fold_rows=1)
 GPU = Traits(gpu=True, borders=True, block_operands=frozenset(QUANTS), parts=512)
-CUDA = replace(GPU, library=True)
+CUDA = replace(GPU, library=True, shared_dots=True)

@@ -10,6 +10,8 @@
 
 struct __attribute__((aligned(16))) uint4 { unsigned int x, y, z, w; };
 struct __attribute__((aligned(8))) int2 { int x, y; };
+struct __attribute__((aligned(8))) uint2 { unsigned int x, y; };
+typedef decltype(sizeof(0)) size_t;
 struct uint3 { unsigned int x, y, z; };
 extern const __device__ uint3 threadIdx, blockIdx, gridDim;
 
@@ -17,7 +19,9 @@ __device__ void __syncthreads();
 __device__ void __syncwarp(unsigned int mask = 0xffffffffu);
 __device__ int __float_as_int(float);
 __device__ float __int_as_float(int);
-__device__ decltype(sizeof(0)) __cvta_generic_to_shared(const void*);
+__device__ int __any_sync(unsigned int mask, int value);
+__device__ size_t __cvta_generic_to_shared(const void*);
+__device__ size_t __cvta_generic_to_global(const void*);
 __device__ int atomicAdd(int*, int);
 #define SHUFFLE(T) __device__ T __shfl_xor_sync(unsigned int mask, T value, int lanes);
 SHUFFLE(int) SHUFFLE(unsigned int) SHUFFLE(long) SHUFFLE(unsigned long) SHUFFLE(long long)
