@@ -11,12 +11,13 @@ import tensorlogic as tl
 from tensorlogic.graph import inline_calls
 from tensorlogic.kernels.ir import Fold, Kernel, walk
 from tensorlogic.schedule.fuse import schedule
-from tensorlogic.schedule.moments import FIRST, LENGTHS
-from tensorlogic.schedule.traits import CPU, GPU, Traits
+from tensorlogic.schedule.moments import LENGTHS
+from tensorlogic.schedule.traits import CPU, CUDA, GPU, Traits
 from tensorlogic.settings import Settings
 from tests.compare import assert_close
 from tests.conformance.harness import compute
 
+FIRST = CPU.pivot
 LONG = LENGTHS[-1]
 
 
@@ -72,5 +73,6 @@ def folds(columns: int, dtype: Any, traits: Traits) -> list[int]:
 def test_which_rows_take_one_pass() -> None:
     assert folds(1024, tl.float16, CPU) == [1, 2]
     assert folds(1024, tl.float16, GPU) == [1, 1]
+    assert folds(1024, tl.float16, CUDA) == [2]
     assert folds(1024, tl.float32, CPU) == [1, 1]
     assert folds(LENGTHS[0] - 1, tl.float16, CPU) == folds(LONG + 1, tl.float16, CPU) == [1, 1]

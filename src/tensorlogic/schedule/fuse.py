@@ -71,8 +71,9 @@ def schedule(roots: Sequence[Node], settings: Settings, traits: Traits = CPU) ->
     builder = Builder(roots, settings, traits)
     steps = with_siblings(_items(roots, builder), {id(r) for r in roots}, builder.fuse)
     steps = joined(steps, roots, traits, Joiner())
+    steps = one_pass(steps, traits)
     if not traits.gpu:
-        steps = keep_rows(one_pass(steps))
+        steps = keep_rows(steps)
     types = {id(n): builder.memory_type(n) for s in steps for n in s.writes}
     types |= {id(r): r.dtype.ir for r in roots}
     return Schedule(list(roots), steps, types)

@@ -8,6 +8,7 @@ for any m. Here p is the mean of the first elements of a row. A row of n has no 
 mean is further than sqrt(n / k) deviations from its own, so q is at most 1 + n / k times the sum
 that is asked for: the difference loses some bits of float32 at worst, and next to none of a row
 whose first elements are like its others. Results that are rounded to float16 have bits to spare.
+A GPU saves a barrier that all threads of a row wait at; there each thread looks at these elements.
 """
 
 from __future__ import annotations
@@ -29,24 +30,25 @@ from tensorlogic.kernels.ir import (
     const,
     fold_of,
     nodes_of,
+    replaced,
     var,
     walk,
 )
 from tensorlogic.kernels.rename import Renaming
 from tensorlogic.schedule.emit import Step
+from tensorlogic.schedule.traits import Traits
 
-FIRST = 64
-"""Elements of a row that give its pivot."""
-LENGTHS = range(8 * FIRST, 128 * FIRST + 1)
-"""Rows that are worth a pivot, and lose no more than 7 bits of 24 to it."""
+LENGTHS = range(512, 8193)
+"""Rows that are worth a pivot, and lose no more than 7 bits of 24 to one of 64 elements, 11 to one
+of four."""
 
 
-def one_pass(steps: Sequence[Step]) -> list[Step]:
+def one_pass(steps: Sequence[Step], traits: Traits) -> list[Step]:
     """The steps, with kernels whose rows are read once for both sums."""
-    return [_changed(s) for s in steps]
+    return [_changed(s, traits) for s in steps] if traits.pivot else list(steps)
 
 
-def _changed(step: Step) -> Step:
+def _changed(step: Step, traits: Traits) -> Step:
     kernel = step.kernel
     if not isinstance(kernel, Kernel):
         return step
@@ -56,7 +58,7 @@ def _changed(step: Step) -> Step:
     last = kernel.body[-1]
     sizes = step.sizes()
     bodies = last.bodies if isinstance(last, Split) else (last.body,)  # type: ignore[union-attr]
-    new = tuple(_body(b, sizes) for b in bodies)
+    new = tuple(_body(b, sizes, traits) for b in bodies)
     if all(a is b for a, b in zip(new, bodies, strict=True)):
         return step
     changed: Stmt
@@ -69,7 +71,7 @@ def _changed(step: Step) -> Step:
     return replace(step, kernel=made)
 
 
-def _body(body: tuple[Stmt, ...], sizes: Mapping[str, float]) -> tuple[Stmt, ...]:
+def _body(body: tuple[Stmt, ...], sizes: Mapping[str, float], traits: Traits) -> tuple[Stmt, ...]:
     """The statements of a row; the very same where nothing fits."""
     for i, a in enumerate(body):
         x = _summed(a, sizes)
@@ -81,9 +83,10 @@ def _body(body: tuple[Stmt, ...], sizes: Mapping[str, float]) -> tuple[Stmt, ...
             mean = _mean(b, a, x, sizes)
             if mean is not None and not any(isinstance(s, Store) for s in walk(body[i:j])):
                 assert isinstance(b, Fold)
-                pivot, both, by = _moments(a, b, x, mean)
+                before, pivot = _pivot(a, x, traits)
+                both, by = _moments(a, b, (x, mean, pivot))
                 rest = (*body[i + 1 : j], *body[j + 1 :])
-                return (*body[:i], pivot, both, *Renaming({}, by)(rest))
+                return (*body[:i], *before, both, *Renaming({}, by)(rest))
     return body
 
 
@@ -131,21 +134,32 @@ def _mean(s: Stmt, a: Fold, x: Expr, sizes: Mapping[str, float]) -> Expr | None:
     return mean if same is not None else None
 
 
-def _moments(a: Fold, b: Fold, x: Expr, mean: Expr) -> tuple[Fold, Fold, dict[str, Expr]]:
-    """The fold for the pivot, the one for both sums, and what the sums were."""
+def _merged(left: tuple[Expr, ...], right: tuple[Expr, ...]) -> tuple[Expr, ...]:
+    return tuple(l + r for l, r in zip(left, right, strict=True))
+
+
+def _pivot(a: Fold, x: Expr, traits: Traits) -> tuple[tuple[Stmt, ...], Expr]:
+    """The mean of the first elements of a row, and what has to stand before it."""
+    if traits.gpu:
+        given = [replaced(x, {a.index: const(i, "i64")}, {}) for i in range(traits.pivot)]
+        return (), sum(given[1:], given[0]) * const(1 / traits.pivot, "f32")
+    first, zero = var(f"{a.acc[0].attr}_first", "f32"), const(0.0, "f32")
+    few = binary("min", a.stop, const(traits.pivot, "i64"))
+    bounds = a.start, few
+    fold = fold_of(a.index, bounds, "vector", (first,), (zero,), (first + x,), _merged)
+    return (fold,), first / cast(few, "f32")
+
+
+def _moments(a: Fold, b: Fold, given: tuple[Expr, Expr, Expr]) -> tuple[Fold, dict[str, Expr]]:
+    """The fold for both sums, and what the sums were; `given` are x, its mean in terms of a's sum,
+    and the pivot."""
+    x, mean, p = given
     name = a.acc[0].attr
-    first, s, q = (var(name + suffix, "f32") for suffix in ("_first", "_s", "_q"))
-    zero = const(0.0, "f32")
-    few = binary("min", a.stop, const(FIRST, "i64"))
-
-    def merge(left: tuple[Expr, ...], right: tuple[Expr, ...]) -> tuple[Expr, ...]:
-        return tuple(l + r for l, r in zip(left, right, strict=True))
-
-    pivot = fold_of(a.index, (a.start, few), "vector", (first,), (zero,), (first + x,), merge)
-    p, n = first / cast(few, "f32"), cast(a.stop, "f32")
+    s, q = (var(name + suffix, "f32") for suffix in ("_s", "_q"))
+    zero, n = const(0.0, "f32"), cast(a.stop, "f32")
     t = x - p
     sums = (s + t, q + t * t)
-    both = fold_of(a.index, (a.start, a.stop), "vector", (s, q), (zero, zero), sums, merge)
+    both = fold_of(a.index, (a.start, a.stop), "vector", (s, q), (zero, zero), sums, _merged)
     total = s + n * p
     d = Renaming({}, {name: total})(mean) - p
-    return pivot, both, {name: total, b.acc[0].attr: q + d * (n * d - 2.0 * s)}
+    return both, {name: total, b.acc[0].attr: q + d * (n * d - 2.0 * s)}

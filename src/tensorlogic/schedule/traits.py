@@ -18,6 +18,8 @@ class Traits:
     `fold_rows`: products of so many rows at most with weights along their depth are folds over the
     weights, fused like any reduction; what has more rows is left to the product kernels.
     `shared_dots`: whether the parts of a launch share the text of rows of blocks times halfs.
+    `pivot`: how many elements of a row its mean and variance are summed about, in one loop; 0: in
+    two.
     `parts`: those of a long reduction, whatever the number of threads.
     """
 
@@ -27,9 +29,10 @@ class Traits:
     block_operands: frozenset[str] = frozenset()
     fold_rows: int = 4
     shared_dots: bool = False
+    pivot: int = 0
     parts: int = 64
 
 
-CPU = Traits(block_operands=frozenset(QUANTS), fold_rows=1)
+CPU = Traits(block_operands=frozenset(QUANTS), fold_rows=1, pivot=64)
 GPU = Traits(gpu=True, borders=True, block_operands=frozenset(QUANTS), parts=512)
-CUDA = replace(GPU, library=True, shared_dots=True)
+CUDA = replace(GPU, library=True, shared_dots=True, pivot=4)
