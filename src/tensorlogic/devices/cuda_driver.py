@@ -170,6 +170,7 @@ class Single:
 
     def __init__(self, driver: Driver, kernel: Any):
         self._driver = driver
+        self._kernel = kernel  # its function is a view of its memory
         grid = kernel.gridDimX, kernel.gridDimY, kernel.gridDimZ
         block = kernel.blockDimX, kernel.blockDimY, kernel.blockDimZ
         more = kernel.sharedMemBytes, driver.stream, kernel.kernelParams, 0
