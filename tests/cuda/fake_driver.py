@@ -97,6 +97,6 @@ class FakeDriver:
     def kernel_node(self, function: Any, groups: int, threads: int, arguments: int) -> Node:
         return Node(function, groups, threads, arguments)
 
-    def stage(self, kernels: Mapping[int, Node]) -> FakeGraph:
+    def graph(self, kernels: Mapping[int, Node]) -> FakeGraph:
         self.graphs.append(FakeGraph(kernels))
         return self.graphs[-1]

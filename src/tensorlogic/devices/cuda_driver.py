@@ -158,32 +158,8 @@ class Driver:
         node.extra = 0
         return node
 
-    def stage(self, kernels: Mapping[int, Any]) -> Single | Graph:
-        """Launches that run one after another, made ready."""
-        # A launch that is no graph needs this GPU's context to be the current one.
-        alone = len(kernels) == 1 and self.count == 1
-        return Single(self, *kernels.values()) if alone else Graph(self, kernels)
-
-
-class Single:
-    """One kernel launch: a graph of one costs the host more."""
-
-    def __init__(self, driver: Driver, kernel: Any):
-        self._driver = driver
-        self._kernel = kernel  # its function is a view of its memory
-        grid = kernel.gridDimX, kernel.gridDimY, kernel.gridDimZ
-        block = kernel.blockDimX, kernel.blockDimY, kernel.blockDimZ
-        more = kernel.sharedMemBytes, driver.stream, kernel.kernelParams, 0
-        self._queue = partial(driver._cu.cuLaunchKernel, kernel.func, *grid, *block, *more)
-
-    def change(self, step: int) -> None:
-        """Arguments are read at each launch."""
-
-    def launch(self) -> None:
-        (code,) = self._queue()
-        if code:  # another library may have made a context of its own current
-            self._driver.make_current()
-            self._driver._do(self._queue())
+    def graph(self, kernels: Mapping[int, Any]) -> Graph:
+        return Graph(self, kernels)
 
 
 class Graph:
