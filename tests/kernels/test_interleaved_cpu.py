@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -156,8 +157,6 @@ def test_a_dot_that_could_not_be_taken_is_refused() -> None:
     (kernel,) = [s.kernel for s in steps if s.interleaved]
     (loop,) = kernel.body
     (fold,) = [s for s in loop.body if isinstance(s, Fold)]
-    from dataclasses import replace
-
     uneven = replace(fold.dot, at=fold.dot.at * index("r"))
     body = tuple(replace(s, dot=uneven) if s is fold else s for s in loop.body)
     wrong = replace(kernel, body=(replace(loop, body=body),))

@@ -27,6 +27,7 @@ from tensorlogic.kernels.ir import (
     Split,
     Stmt,
     Store,
+    bodies_of,
     exprs_of,
     nodes_of,
     walk,
@@ -219,9 +220,9 @@ def shared_loops(kernel: Kernel) -> list[Loop | Fold]:
 
 def _row_loops(kernel: Kernel) -> list[Loop | Fold]:
     """Those of them that stand in no other loop but that over rows."""
-    last = kernel.body[-1]
-    bodies = last.bodies if isinstance(last, Split) else (last.body,)  # type: ignore[union-attr]
-    return [s for b in bodies for s in b if isinstance(s, Loop | Fold) and s.kind == "vector"]
+    return [
+        s for b in bodies_of(kernel) for s in b if isinstance(s, Loop | Fold) and s.kind == "vector"
+    ]
 
 
 def _extent(s: Loop | Fold, sizes: Mapping[str, float]) -> int | None:
@@ -238,11 +239,6 @@ def _extent(s: Loop | Fold, sizes: Mapping[str, float]) -> int | None:
 # -- rows that share what they read
 
 
-def thin_parts(kernel: Kernel) -> tuple[tuple[Stmt, ...], ...]:
-    last = kernel.body[-1]
-    return last.bodies if isinstance(last, Split) else (last.body,)  # type: ignore[union-attr]
-
-
 def is_thin(kernel: Kernel) -> bool:
     """Whether rows are no more than folds and what is stored of them, as in a product of a matrix
     and a vector: then a simdgroup works on several rows at once."""
@@ -251,7 +247,7 @@ def is_thin(kernel: Kernel) -> bool:
     last = kernel.body[-1]
     if not isinstance(last, Loop | Split) or getattr(last, "kind", "parallel") != "parallel":
         return False
-    for part in thin_parts(kernel):
+    for part in bodies_of(kernel):
         folds = [s for s in part if isinstance(s, Fold)]
         others = part[len(folds) :]
         ordered = all(isinstance(s, Fold) and s.kind == "vector" for s in part[: len(folds)])

@@ -33,10 +33,10 @@ from tensorlogic.kernels.ir import (
     Fold,
     Kernel,
     Loop,
-    Split,
     Stmt,
     Store,
     binary,
+    bodies_of,
     expr_text,
     load,
     param,
@@ -82,9 +82,7 @@ def vectors(kernel: Kernel, types: Types) -> dict[str, BlockDot]:
 
 def dots_of(kernel: Kernel, types: Types) -> list[BlockDot]:
     """The dots of the rows of a kernel."""
-    last = kernel.body[-1]
-    bodies = last.bodies if isinstance(last, Split) else (last.body,)  # type: ignore[union-attr]
-    return [s.dot for body in bodies for s in _dots(body, types) if s.dot]
+    return [s.dot for body in bodies_of(kernel) for s in _dots(body, types) if s.dot]
 
 
 def record_size(dot: BlockDot) -> Expr:

@@ -18,6 +18,7 @@ from tensorlogic.kernels.ir import (
     Split,
     Stmt,
     Store,
+    bodies_of,
     exprs_of,
     index,
     nodes_of,
@@ -67,9 +68,7 @@ def unified(kernel: Kernel, sizes: Mapping[str, float]) -> Kernel:
     bounds and equal addresses, a thread meets the same elements again and can keep them.
     """
     by: dict[Expr, Expr] = {}
-    last = kernel.body[-1]
-    parts = last.bodies if isinstance(last, Split) else (last.body,)  # type: ignore[union-attr]
-    for part in parts:
+    for part in bodies_of(kernel):
         loops = [s for s in part if isinstance(s, Loop | Fold) and s.kind == "vector"]
         for i, b in enumerate(loops):
             for a in loops[:i]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tensorlogic.codegen.llvm_blocks import BLOCKS
 from tensorlogic.codegen.llvm_interleaved import LINES, ROWS, available
 from tensorlogic.devices.products import target
 from tensorlogic.graph import Node
@@ -23,9 +22,11 @@ from tensorlogic.kernels.ir import (
     Loop,
     Split,
     Stmt,
+    bodies_of,
     exprs_of,
     nodes_of,
     walk,
+    with_bodies,
 )
 from tensorlogic.kernels.spec import Matmul
 from tensorlogic.quants import QUANTS
@@ -77,9 +78,9 @@ def _rows(step: Step, made: dict[tuple[int, frozenset[int]], Kernel]) -> Step:
     numbers = step.sizes()
     folds = {s: s.dot for s in _direct_folds(kernel) if s.dot is not None}
     good = {s for s, dot in folds.items() if _suits(step, kernel, dot, numbers)}
-    others = [e for s in walk(kernel.body) for e in exprs_of(s)]
-    inside = {e for fold in good for s in walk((fold,)) for e in exprs_of(s)}
-    read = {_buffer(n) for e in others if e not in inside for n in nodes_of(e)}
+    rest = tuple(s for body in bodies_of(kernel) for s in body if s not in good)
+    others = [e for s in walk((*kernel.body[:-1], *rest)) for e in exprs_of(s)]
+    read = {_buffer(n) for n in nodes_of(*others)}
     read |= {dot.weights for s, dot in folds.items() if s not in good}
     chosen = {s for s in good if folds[s].weights not in read}
     if not chosen:
@@ -95,15 +96,8 @@ def _buffer(e: Expr) -> Buffer | None:
     return e.attr if e.op == "load" else None
 
 
-def _bodies(kernel: Kernel) -> tuple[tuple[Stmt, ...], ...]:
-    last = kernel.body[-1]
-    if isinstance(last, Split):
-        return last.bodies
-    return (last.body,) if isinstance(last, Loop) else ()
-
-
 def _direct_folds(kernel: Kernel) -> list[Fold]:
-    return [s for body in _bodies(kernel) for s in body if isinstance(s, Fold)]
+    return [s for body in bodies_of(kernel) for s in body if isinstance(s, Fold)]
 
 
 def _suits(step: Step, kernel: Kernel, dot: BlockDot, numbers: Numbers) -> bool:
@@ -112,7 +106,7 @@ def _suits(step: Step, kernel: Kernel, dot: BlockDot, numbers: Numbers) -> bool:
     if use is None or dot.quant not in LINES:
         return False
     stride = row_bytes(use[0], dot.quant)
-    data, blocks = use[0].data, BLOCKS[dot.quant]
+    data = use[0].data
     if not stride or data is None or use[1] != data.offset:
         return False
     last = kernel.body[-1]
@@ -128,7 +122,7 @@ def _suits(step: Step, kernel: Kernel, dot: BlockDot, numbers: Numbers) -> bool:
     first, second, third = (int(evaluate(dot.at, {**numbers, row: i})) for i in range(3))
     depth = int(evaluate(dot.blocks, numbers)) * QUANTS[dot.quant].block
     even = third - second == second - first == stride and first % stride == 0
-    return even and depth == use[0].shape[-1] and depth % blocks.unit == 0
+    return even and depth == use[0].shape[-1]
 
 
 def _with_lines(kernel: Kernel, folds: set[Fold]) -> Kernel:
@@ -138,10 +132,4 @@ def _with_lines(kernel: Kernel, folds: set[Fold]) -> Kernel:
             for s in body
         )
 
-    *before, last = kernel.body
-    if isinstance(last, Split):
-        last = replace(last, bodies=tuple(map(changed, last.bodies)))
-    else:
-        assert isinstance(last, Loop)
-        last = replace(last, body=changed(last.body))
-    return replace(kernel, body=(*before, last))
+    return with_bodies(kernel, tuple(map(changed, bodies_of(kernel))))

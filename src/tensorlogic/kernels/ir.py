@@ -24,7 +24,7 @@ last turn.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from tensorlogic.kernels.exprs import (
@@ -240,6 +240,25 @@ def walk(body: tuple[Stmt, ...]) -> Iterator[Stmt]:
         elif isinstance(stmt, Split):
             for part in stmt.bodies:
                 yield from walk(part)
+
+
+def bodies_of(kernel: Kernel) -> tuple[tuple[Stmt, ...], ...]:
+    """What the rows of a kernel's range do: one body, or those of a split."""
+    last = kernel.body[-1]
+    if isinstance(last, Split):
+        return last.bodies
+    return (last.body,) if isinstance(last, Loop) else ()
+
+
+def with_bodies(kernel: Kernel, bodies: tuple[tuple[Stmt, ...], ...]) -> Kernel:
+    """The kernel with other `bodies_of` it."""
+    *before, last = kernel.body
+    if isinstance(last, Split):
+        last = replace(last, bodies=bodies)
+    elif isinstance(last, Loop):
+        (body,) = bodies
+        last = replace(last, body=body)
+    return replace(kernel, body=(*before, last))
 
 
 def exprs_of(stmt: Stmt) -> tuple[Expr, ...]:

@@ -16,13 +16,14 @@ from tensorlogic.kernels.ir import (
     Fold,
     Kernel,
     Loop,
-    Split,
     Stmt,
     Store,
+    bodies_of,
     exprs_of,
     load,
     nodes_of,
     replaced,
+    with_bodies,
 )
 from tensorlogic.schedule.emit import Step
 
@@ -40,8 +41,7 @@ def _keeping(step: Step) -> Step:
     kernel = step.kernel
     if not isinstance(kernel, Kernel):
         return step
-    last = kernel.body[-1]
-    bodies = last.bodies if isinstance(last, Split) else (last.body,)  # type: ignore[union-attr]
+    bodies = bodies_of(kernel)
     if not any(len(_loops(b)) > 1 for b in bodies):
         return step
     sizes = step.sizes()
@@ -49,13 +49,7 @@ def _keeping(step: Step) -> Step:
     new = tuple(rows.body(b) for b in bodies)
     if not rows.buffers:
         return step
-    changed: Stmt
-    if isinstance(last, Split):
-        changed = replace(last, bodies=new)
-    else:
-        assert isinstance(last, Loop)
-        changed = replace(last, body=new[0])
-    made = Kernel(kernel.buffers, kernel.params, (*kernel.body[:-1], changed))
+    made = with_bodies(kernel, new)
     return replace(step, kernel=made, scratch=step.scratch + rows.bytes)
 
 

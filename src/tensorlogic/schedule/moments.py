@@ -21,11 +21,10 @@ from tensorlogic.kernels.ir import (
     Expr,
     Fold,
     Kernel,
-    Loop,
-    Split,
     Stmt,
     Store,
     binary,
+    bodies_of,
     cast,
     const,
     fold_of,
@@ -33,6 +32,7 @@ from tensorlogic.kernels.ir import (
     replaced,
     var,
     walk,
+    with_bodies,
 )
 from tensorlogic.kernels.rename import Renaming
 from tensorlogic.schedule.emit import Step
@@ -55,20 +55,11 @@ def _changed(step: Step, traits: Traits) -> Step:
     stores = (s for s in walk(kernel.body) if isinstance(s, Store) and not s.buffer.local)
     if any(s.buffer.dtype != "f16" for s in stores):
         return step
-    last = kernel.body[-1]
-    sizes = step.sizes()
-    bodies = last.bodies if isinstance(last, Split) else (last.body,)  # type: ignore[union-attr]
+    sizes, bodies = step.sizes(), bodies_of(kernel)
     new = tuple(_body(b, sizes, traits) for b in bodies)
     if all(a is b for a, b in zip(new, bodies, strict=True)):
         return step
-    changed: Stmt
-    if isinstance(last, Split):
-        changed = replace(last, bodies=new)
-    else:
-        assert isinstance(last, Loop)
-        changed = replace(last, body=new[0])
-    made = Kernel(kernel.buffers, kernel.params, (*kernel.body[:-1], changed))
-    return replace(step, kernel=made)
+    return replace(step, kernel=with_bodies(kernel, new))
 
 
 def _body(body: tuple[Stmt, ...], sizes: Mapping[str, float], traits: Traits) -> tuple[Stmt, ...]:
