@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tensorlogic.ops import Op
 
 _V = TypeVar("_V")
-MAX_RECENT = 8192
+MAX_RECENT = 2048
 """Entries of a table after which it starts anew."""
 
 
