@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 
 import tensorlogic as tl
@@ -45,6 +46,20 @@ def test_a_loop_of_100_000_ops(shallow: object) -> None:
     assert x.tolist() == [STEPS] * 4
     assert longest <= MAX_PENDING
     assert blocks < 20 * MAX_PENDING
+
+
+@pytest.mark.parametrize("crossed", [False, True])
+def test_launches_one_after_another(device: str, crossed: bool) -> None:
+    """Each reads what the one before has stored, in memory that is used again and again. On CUDA
+    they are large enough to be started early (devices/cuda.py)."""
+    n, times = (1 << 22, 300) if device == "cuda" else (1 << 10, 5)
+    step = tl.function(lambda x: (tl.flip(x, 0) if crossed else x) + 1)
+    start = np.arange(n, dtype=np.float32) % 1024
+    x = tl.tensor(start, "float32", device)
+    for _ in range(times):
+        x = step(x)
+        tl.eval(x)
+    assert np.array_equal(x.numpy(), (start[::-1] if crossed and times % 2 else start) + times)
 
 
 def test_wide_graphs_are_cut_too(shallow: object, device: str) -> None:

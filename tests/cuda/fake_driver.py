@@ -38,6 +38,18 @@ class FakeGraph:
         self.launches += 1
 
 
+@dataclass
+class FakeSingle:
+    node: Node
+    given: list[list[int]] = field(default_factory=list)
+    """The first two arguments of each launch."""
+
+    def change(self, step: int) -> None: ...
+
+    def launch(self) -> None:
+        self.given.append(self.node.words(2))
+
+
 class FakeDriver:
     name = "a card that is not there"
     capability = (9, 0)
@@ -50,6 +62,7 @@ class FakeDriver:
         self.memory_of: dict[int, Any] = {}
         self.room = 1 << 40
         self.graphs: list[FakeGraph] = []
+        self.singles: list[FakeSingle] = []
         self.compiled: list[tuple[str, Sequence[str]]] = []
         self.events: list[str] = []
 
@@ -100,3 +113,7 @@ class FakeDriver:
     def graph(self, kernels: Mapping[int, Node]) -> FakeGraph:
         self.graphs.append(FakeGraph(kernels))
         return self.graphs[-1]
+
+    def single(self, kernel: Node) -> FakeSingle:
+        self.singles.append(FakeSingle(kernel))
+        return self.singles[-1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tensorlogic.codegen import clike, forms, gpu_matmul
@@ -72,6 +74,16 @@ def test_bodies_are_equal_line_for_line():
         for tile in TILES:
             metal, cuda = (body(matmul_text(name, d, tile)) for d in ("metal", "cuda"))
             assert metal == cuda, name
+
+
+def test_no_text_touches_memory_before_it_waits():
+    """Launches may start early (devices/cuda.py): kernels wait in their first line, and no load
+    may be taken for one of memory that never changes, which could be moved before it."""
+    for text in (*TEXTS.values(), *(matmul_text(n, "cuda", t) for n in MATMULS for t in TILES)):
+        kernel = text[text.index("KERNEL(", text.index(BODY_MARK)) :]
+        assert re.search(r"\) \{\n    EARLIER_DONE\(\);\n", kernel)
+        assert "__restrict__" not in text
+        assert ".nc." not in text
 
 
 SOFTMAX = TEXTS["softmax"]

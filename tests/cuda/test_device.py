@@ -79,6 +79,22 @@ def test_numbers_are_words_of_the_run(driver: FakeDriver) -> None:
     assert words == [5, 7, 9, 9]
 
 
+def test_a_large_kernel_that_is_alone_needs_no_graph(driver: FakeDriver) -> None:
+    x, w = on_card(1 << 22), on_card(64, 64)
+    f = tl.function(lambda x: x + 1)
+    results = [f(x) for _ in range(3)]
+    for y in results:
+        tl.eval(y)
+    (single,) = driver.singles
+    assert not driver.graphs
+    for y, given in zip(results, single.given, strict=True):
+        assert y._node.data.memory.buffer in given  # type: ignore[union-attr]
+    tl.eval(x + 2, w + 2)  # not alone
+    tl.eval(w + 3)  # not large
+    assert len(driver.singles) == 1
+    assert [len(g.nodes) for g in driver.graphs] == [2, 1]
+
+
 class FakeVendor:
     """Notes where the matrices of each product are."""
 

@@ -47,8 +47,8 @@ _RESERVED = frozenset(
     inline int kernel long metal namespace new operator params private protected public register
     return short signed sizeof static struct switch template this thread threadgroup throw true try
     typedef typename uchar uindex_t uint ulong union unsigned ushort using vec vertex virtual void
-    volatile while COUNT FUNC GROUP IN KERNEL LANE LOCAL LOCAL_SPAN OUT PARAM PARAMS SIMDGROUP
-    PACK THREAD UNROLL""".split()  # noqa: SIM905
+    volatile while COUNT EARLIER_DONE FUNC GROUP IN KERNEL LANE LOCAL LOCAL_SPAN OUT PARAM PARAMS
+    SIMDGROUP PACK THREAD UNROLL""".split()  # noqa: SIM905
 )
 
 
@@ -165,7 +165,8 @@ class KernelText:
         words = len(self.params) + len(self.buffers)
         signature = ",\n        ".join([*args, f"PARAMS({len(self.buffers)}, {words})"])
         lines = self.chain[0].lines
-        head = [f"    {self.c_names[b]} += {self.offset(b)};" for b in self.buffers]
+        head = ["    EARLIER_DONE();"]
+        head += [f"    {self.c_names[b]} += {self.offset(b)};" for b in self.buffers]
         for i, p in enumerate(self.params):
             c_name = self.env["param", p.attr][0]
             if any(re.search(rf"\b{c_name}\b", line) for line in lines):

@@ -5,6 +5,9 @@ Below its prelude a kernel's text is the same in both. It uses these names:
     KERNEL(name, threads) IN OUT PARAMS   the signature; PARAM(i) is the i-th 64-bit parameter word
     GROUP THREAD SIMDGROUP LANE           ids; a simdgroup (a warp) has 32 lanes
     GROUPS                                how many groups the launch has
+    EARLIER_DONE                          waits for the launches before this one; nothing reads or
+                                          writes the device's memory above it. CUDA may start a
+                                          launch while the one before ends
     LOCAL(T, name, count)                 an array in threadgroup memory
     PACK(T, n) AT(pack, i)                n (4, 8, 16) T that move together, and one of them
     LOCAL_SPAN(T, name, all, count)       the part of such an array that is this simdgroup's
@@ -48,6 +51,7 @@ typedef u{metal_index} uindex_t;
     uint THREAD [[thread_position_in_threadgroup]], \\
     uint LANE [[thread_index_in_simdgroup]], uint SIMDGROUP [[simdgroup_index_in_threadgroup]]
 #define PARAM(i) params[i]
+#define EARLIER_DONE()
 #define LOCAL(T, name, count) alignas(16) threadgroup T name[count]
 #define LOCAL_SPAN(T, name, all, count) threadgroup T* name = all + SIMDGROUP * count
 #define GROUP_BARRIER() threadgroup_barrier(mem_flags::mem_threadgroup)
@@ -111,11 +115,17 @@ typedef unsigned {cuda_index} uindex_t;
 #define THREADGROUP
 #define PRIVATE
 #define KERNEL(name, threads) extern "C" __global__ void __launch_bounds__(threads) name
-#define IN(T, name, slot) const T* __restrict__ name
+#define IN(T, name, slot) const T* name
 #define OUT(T, name, slot) T* name
 template <int N> struct Words {{ long long word[N]; }};
 #define PARAMS(slot, count) const Words<count> params
 #define PARAM(i) params.word[i]
+#if __CUDA_ARCH__ >= 900
+#define EARLIER_DONE() \\
+    asm volatile("griddepcontrol.launch_dependents;\\n griddepcontrol.wait;" ::: "memory")
+#else
+#define EARLIER_DONE()
+#endif
 #define GROUP blockIdx.x
 #define GROUPS gridDim.x
 #define THREAD threadIdx.x

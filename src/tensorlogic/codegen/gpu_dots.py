@@ -320,9 +320,8 @@ FUNC void multiply_same(Sums& c, uint pair, uint2 b) {
     multiply4(c, pair, pair, pair, pair, b);
 }
 FUNC uint2 vector_pairs(const half* x) {
-    uint2 four, pairs;
-    asm("ld.global.nc.v2.u32 {%0, %1}, [%2];"
-        : "=r"(four.x), "=r"(four.y) : "l"(__cvta_generic_to_global(x)));
+    const uint2 four = *(const uint2*)x;
+    uint2 pairs;
     asm("prmt.b32 %0, %1, %2, 0x5410;" : "=r"(pairs.x) : "r"(four.x), "r"(four.y));
     asm("prmt.b32 %0, %1, %2, 0x7632;" : "=r"(pairs.y) : "r"(four.x), "r"(four.y));
     return pairs;

@@ -1,9 +1,10 @@
 """CUDA: kernels run on an NVIDIA GPU through NVIDIA's own bindings, cuda-bindings.
 
-A plan becomes a CUDA graph when it first runs, also that of one kernel, which costs the host a
-microsecond less than a launch. A later run changes the arguments of those nodes whose buffers or
+A plan becomes a CUDA graph when it first runs, also that of one small kernel, which costs the host
+a microsecond less than a launch. A later run changes the arguments of those nodes whose buffers or
 numbers are others now and launches the graph: results are new memory each time, so nothing
-overwrites them. Large plain products go through the vendor's library.
+overwrites them. A large kernel that is alone is launched as such, since it can then start while the
+launch before it ends. Large plain products go through the vendor's library.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ OLDEST = (8, 0)
 """Compute capability at least: the 16 x 8 x 16 matrix instructions came with it."""
 STAGE = 8 << 20
 """Bytes of each of the two pinned buffers through which file data goes to the card."""
+LASTING = 1 << 18
+"""Threads of a launch that fills a card more than once."""
 _VENDORS = GpuLaunch("", "", 0, 0)
 """The launch of a step that the vendor's library does."""
 _NVRTC_OPTIONS = ("--std=c++17", "--ftz=false")
@@ -268,9 +271,11 @@ class CudaProgram:
         run: dict[int, Any] = {}
 
         def close() -> None:
-            if run:
+            if len(run) == 1 and self._lasts(*run):
+                add(self._driver.single(*run.values()), run)
+            elif run:
                 add(self._driver.graph(dict(run)), run)
-                run.clear()
+            run.clear()
 
         def add(stage: Stage, steps: Iterable[int]) -> None:
             self._stage_of.update(dict.fromkeys(steps, stage))
@@ -286,6 +291,11 @@ class CudaProgram:
                 )
         close()
         return stages
+
+    def _lasts(self, step: int) -> bool:
+        """Whether a launch takes the card longer than it takes the host to queue the next."""
+        launch = self._launches[step].launch
+        return launch.groups * launch.threads >= LASTING
 
     def _addresses(self, step: int) -> Callable[[int], int]:
         """Where the data of a step's buffers begin, by slot, whenever it is asked."""

@@ -9,6 +9,9 @@ from typing import Any
 
 from tensorlogic.errors import DeviceError
 
+STARTS_EARLY = (9, 0)
+"""The compute capability from which on kernels can wait for the launch before."""
+
 
 class DriverError(DeviceError):
     """CUDA's own words for what went wrong."""
@@ -161,9 +164,44 @@ class Driver:
     def graph(self, kernels: Mapping[int, Any]) -> Graph:
         return Graph(self, kernels)
 
+    def single(self, kernel: Any) -> Single:
+        return Single(self, kernel)
+
+
+class Single:
+    """A kernel launched by itself. Where the card can do that, from Hopper on, it is started while
+    the launch before it ends, and waits in its first line (`EARLIER_DONE`), so that the card is not
+    idle in between."""
+
+    def __init__(self, driver: Driver, kernel: Any):
+        cu = driver._cu
+        self._driver = driver
+        self._kernel = kernel  # what is read off it is a part of it
+        attribute = cu.CUlaunchAttribute()
+        attribute.id = cu.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+        early = driver.capability >= STARTS_EARLY
+        attribute.value.programmaticStreamSerializationAllowed = int(early)
+        config = cu.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = kernel.gridDimX, 1, 1
+        config.blockDimX, config.blockDimY, config.blockDimZ = kernel.blockDimX, 1, 1
+        config.sharedMemBytes = 0
+        config.hStream = driver.stream
+        config.attrs, config.numAttrs = [attribute], 1
+        self._queue = partial(cu.cuLaunchKernelEx, config, kernel.func, kernel.kernelParams, 0)
+
+    def change(self, step: int) -> None:
+        """Arguments are taken at each launch."""
+
+    def launch(self) -> None:
+        self._driver.make_current()
+        (code,) = self._queue()
+        if code:
+            raise self._driver._error(code)
+
 
 class Graph:
-    """Kernel launches by step, one after another, launched as one."""
+    """Kernel launches by step, one after another, launched as one. Edges that let a kernel start
+    early make a graph of small ones slower, 1.42 against 1.23 ms for 156 of a decoder."""
 
     def __init__(self, driver: Driver, kernels: Mapping[int, Any]):
         self._driver = driver
