@@ -209,3 +209,15 @@ def collapse(
                 continue
         groups.append([v])
     return groups
+
+
+def evenly(index: Affine, groups: Sequence[Sequence[LoopVar]]) -> int:
+    """By how much an index grows from turn to turn where groups of loops (outermost first) run as
+    one, if it is always as much; else 0."""
+    weight = step = index.coefficient(groups[-1][-1])
+    for group in reversed(groups):
+        if index.coefficient(group[-1]) != weight:
+            return 0
+        for v in group:
+            weight *= v.extent
+    return step

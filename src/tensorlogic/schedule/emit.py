@@ -31,7 +31,7 @@ from tensorlogic.kernels.ir import (
 )
 from tensorlogic.kernels.spec import BATCH, COL, ROW, Attention, Matmul, text_of
 from tensorlogic.quants import QUANTS
-from tensorlogic.schedule.affine import Affine, LoopVar, collapse, dense
+from tensorlogic.schedule.affine import Affine, LoopVar, collapse, dense, evenly
 from tensorlogic.schedule.loops import Loops, in_order, indices_of
 from tensorlogic.schedule.lower import Lowering, Materialise
 from tensorlogic.schedule.records import BufferRef, CheckRecord, FoldRecord, Product
@@ -144,6 +144,7 @@ class Emitter:
         self._by_expr: dict[int, Expr] = {}
         self._merged: dict[LoopVar, LoopVar] = {}
         self._counts: dict[int, Expr] = {}
+        self._digits: list[tuple[list[list[LoopVar]], Expr]] = []
 
     # ---- arguments ----
 
@@ -190,6 +191,12 @@ class Emitter:
             # Of a collapsed group the last variable carries the coefficient.
             if not isinstance(t, LoopVar) or self._merged[t] is t:
                 terms[t] = c
+        for digits, whole in self._digits:
+            if c := evenly(at, digits):  # needs no digits
+                for group in digits:
+                    del terms[group[-1]]
+                scaled = whole if c == 1 else whole * self.number(c)
+                total = scaled if total is None else total + scaled
         order = {v: i for i, v in enumerate(self._places)}
         for t in sorted(terms, key=lambda t: order[t] if isinstance(t, LoopVar) else len(order)):
             c = terms[t]
@@ -235,6 +242,8 @@ class Emitter:
 
     def digits(self, groups: Sequence[Sequence[LoopVar]], row: Expr) -> None:
         """The places of several loops that run as one parallel index."""
+        if len(groups) > 1:
+            self._digits.append(([list(g) for g in groups], row))
         rest = row
         for i in range(len(groups) - 1, 0, -1):
             n = self.extent(groups[i])
