@@ -144,7 +144,7 @@ class Emitter:
         self._by_expr: dict[int, Expr] = {}
         self._merged: dict[LoopVar, LoopVar] = {}
         self._counts: dict[int, Expr] = {}
-        self._digits: list[tuple[list[list[LoopVar]], Expr]] = []
+        self._digits: tuple[Sequence[Sequence[LoopVar]], Expr] = (), ZERO64
 
     # ---- arguments ----
 
@@ -191,12 +191,6 @@ class Emitter:
             # Of a collapsed group the last variable carries the coefficient.
             if not isinstance(t, LoopVar) or self._merged[t] is t:
                 terms[t] = c
-        for digits, whole in self._digits:
-            if c := evenly(at, digits):  # needs no digits
-                for group in digits:
-                    del terms[group[-1]]
-                scaled = whole if c == 1 else whole * self.number(c)
-                total = scaled if total is None else total + scaled
         order = {v: i for i, v in enumerate(self._places)}
         for t in sorted(terms, key=lambda t: order[t] if isinstance(t, LoopVar) else len(order)):
             c = terms[t]
@@ -206,6 +200,17 @@ class Emitter:
         result = total if total is not None else ZERO64
         self._addresses[key] = result
         return result
+
+    def even_address(self, at: Affine) -> Expr:
+        """An address as a multiple of the row, if it grows from row to row by as much each time,
+        also where other addresses of the kernel need the digits of the row."""
+        groups, row = self._digits
+        step = evenly(at, groups) if len(groups) > 1 else 0
+        if not step:
+            return self.address(at)
+        digits = {v for group in groups for v in group}
+        rest = Affine(at.const, {t: c for t, c in at.terms.items() if t not in digits})
+        return self.address(rest) + row * self.number(step)
 
     def rewrite(self, root: Expr) -> Expr:
         """The expression with affine loads and values made explicit."""
@@ -242,8 +247,7 @@ class Emitter:
 
     def digits(self, groups: Sequence[Sequence[LoopVar]], row: Expr) -> None:
         """The places of several loops that run as one parallel index."""
-        if len(groups) > 1:
-            self._digits.append(([list(g) for g in groups], row))
+        self._digits = groups, row
         rest = row
         for i in range(len(groups) - 1, 0, -1):
             n = self.extent(groups[i])
@@ -369,7 +373,7 @@ class Emitter:
             d.quant,
             self._counts[d.blocks],
             self.buffer(d.weights),
-            self.address(d.at),
+            self.even_address(d.at),
             self.buffer(d.x),
             self.address(d.x_at),
         )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from tensorlogic.kernels.ir import Expr, nodes_of
 from tensorlogic.schedule.affine import Affine, LoopVar, collapse
 from tensorlogic.schedule.lower import Lowering
+
+
+SHORT = 2
+"""Turns of an innermost loop up to which the loop around it runs in lanes."""
 
 
 class Loops:
@@ -36,6 +41,8 @@ class Loops:
             while cut > 0 and self.columns[cut][-1].static and self.columns[cut - 1][-1].static:
                 cut -= 1
             self.rows, self.columns = self.columns[:cut], self.columns[cut:]
+            if self._is_short():
+                self.vector_row = self.rows.pop()
         elif self.rows:
             deepest = [g[-1][-1] for g in (*self.fold_groups.values(), self.columns) if g]
             along_row = self.rows[-1][-1]
@@ -45,6 +52,15 @@ class Loops:
             static = any(v.static for v in deepest) and not taps
             if (row_score > score or taps) and not static and not along_row.static:
                 self.vector_row = self.rows.pop()
+
+
+    def _is_short(self) -> bool:
+        """Whether the innermost loop would leave lanes empty that the one around it fills."""
+        if not self.rows or len(self.columns) != 1:
+            return False
+        (inner,), around = self.columns, self.rows[-1]
+        sizes = [math.prod(v.extent for v in group) for group in (inner, around)]
+        return sizes[0] <= SHORT < sizes[1] and not (inner[-1].static or around[-1].static)
 
 
 def indices_of(
