@@ -23,6 +23,14 @@ from functools import cache
 Value = str
 ArgType = tuple[str, str]
 """(type, name or value)"""
+KERNEL: tuple[ArgType, ...] = (
+    ("ptr", "args"),
+    ("i64", "lo"),
+    ("i64", "hi"),
+    ("ptr", "scratch"),
+    ("i64", "turn"),
+)
+"""The arguments of a kernel (see llvm.py)."""
 
 
 def f32(value: float) -> str:

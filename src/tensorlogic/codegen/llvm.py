@@ -1,11 +1,12 @@
 """The LLVM printer: a kernel becomes one function that runs a part of its parallel range.
 
-    define void @NAME(ptr %args, i64 %lo, i64 %hi, ptr %scratch)
+    define void @NAME(ptr %args, i64 %lo, i64 %hi, ptr %scratch, i64 %turn)
 
 `args` are 64-bit words: the addresses of the kernel's buffers, then its params (i64 as they are,
 i32 sign-extended, f32 as bits in the low half). [lo, hi) counts from the start of the range and is
 not empty. `scratch` is 64-byte aligned memory of the calling thread for the local buffers
-(`scratch_bytes`).
+(`scratch_bytes`). `turn` is 0 in the first part of a launch that a thread runs: what stands before
+the parallel loop, which stores into local buffers, is computed then.
 
 Vector loops are written with `<lanes x T>` values, so no optimisation passes are needed. Each
 expression is emitted once per scope, as far out as what it depends on allows. Only `contract` is
@@ -17,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from tensorlogic.codegen.emit import Module, Value, constant, vector
+from tensorlogic.codegen.emit import KERNEL, Module, Value, constant, vector
 from tensorlogic.codegen.instructions import TYPES
 from tensorlogic.codegen.llvm_stores import Stores
 from tensorlogic.codegen.llvm_turned import lines_of, tiles
@@ -80,18 +81,17 @@ class Emitter(Stores):
     def parallel(self, s: Stmt, lo: Value, hi: Value) -> None:
         """The part [lo, hi) of the kernel's parallel range."""
         f = self.f
-        if isinstance(s, Split):
-            before = "0"
-            for count, body in zip(s.counts, s.bodies, strict=True):
-                n = self.scalar(count)
-                first = f.smax(f.sub(lo, before), 0)
-                last = f.smin(f.sub(hi, before), n)
-                self.rows(Loop(s.index, const(0, "i64"), count, "serial", body), first, last)
-                before = f.add(n, before)
-        else:
-            assert isinstance(s, Loop)
+        if isinstance(s, Loop):
             start = self.scalar(s.start)
             self.rows(s, f.add(lo, start), f.add(hi, start))
+            return
+        before = "0"
+        for loop in row_loops(s):
+            n = self.scalar(loop.stop)
+            first = f.smax(f.sub(lo, before), 0)
+            last = f.smin(f.sub(hi, before), n)
+            self.rows(loop, first, last)
+            before = f.add(n, before)
 
     def rows(self, s: Loop, first: Value, last: Value) -> None:
         """Some rows of the parallel range, which may be none."""
@@ -372,6 +372,15 @@ class Emitter(Stores):
             return [self.vector(e) for e in s.merge]
 
 
+def row_loops(s: Stmt) -> list[Loop]:
+    """The loops over rows of a kernel's last statement: itself, or the parts of a split."""
+    if isinstance(s, Loop):
+        return [s]
+    assert isinstance(s, Split)
+    parts = zip(s.counts, s.bodies, strict=True)
+    return [Loop(s.index, const(0, "i64"), count, "serial", body) for count, body in parts]
+
+
 def _inside(s: Loop | Fold) -> Iterator[Expr]:
     """The expressions of a nested loop's turns."""
     yield from s.step
@@ -418,8 +427,7 @@ def emit_kernel(
     """Add the kernel's function to a module. `lanes` is the vector width in float32: 16 with
     AVX-512, 8 with AVX2, 4 with NEON; 1 makes scalar code. The emitter may want `areas`.
     With `streams` its stores go past the caches."""
-    args = [("ptr", "args"), ("i64", "lo"), ("i64", "hi"), ("ptr", "scratch")]
-    f = module.function(name, args)
+    f = module.function(name, KERNEL)
     pointers = {b: f.load("ptr", f.gep("i64", "%args", i), 8) for i, b in enumerate(kernel.buffers)}
     written = {s.buffer for s in walk(kernel.body) if isinstance(s, Store)}
     emitter = emitter_type(f, lanes, pointers, written)
@@ -434,7 +442,9 @@ def emit_kernel(
         else:
             named[b] = pointer
     emitter.areas = named
-    emitter.block(kernel.body[:-1])
+    if kernel.body[:-1]:
+        with f.when(f.icmp("eq", "i64", "%turn", 0)), emitter.scope():
+            emitter.block(kernel.body[:-1])
     emitter.parallel(kernel.body[-1], "%lo", "%hi")
     if streams:  # such stores are in no order with others: what says that they are done comes after
         f.line("fence seq_cst")

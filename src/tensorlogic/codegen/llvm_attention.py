@@ -42,7 +42,7 @@ def attention_units(
 
 
 def attention_kernel(spec: Attention, name: str, lanes: int) -> str:
-    """A module with `void name(ptr args, i64 lo, i64 hi, ptr scratch)`.
+    """A module with the kernel `name` (its arguments: see llvm.py).
 
     The argument words are those of the spec: the addresses of its buffers, then its parameters.
     """

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from tensorlogic.codegen.emit import Module, Value
+from tensorlogic.codegen.emit import KERNEL, Module, Value
 from tensorlogic.codegen.llvm import Emitter
 from tensorlogic.kernels.ir import (
     Buffer,
@@ -161,9 +161,8 @@ class Body:
     """What both bodies have in common: arguments, scratch memory, statements of the IR."""
 
     def __init__(self, module: Module, spec: Attention, name: str, lanes: int) -> None:
-        args = [("ptr", "args"), ("i64", "lo"), ("i64", "hi"), ("ptr", "scratch")]
         self.module, self.spec, self.lanes = module, spec, lanes
-        f = self.f = module.function(name, args)
+        f = self.f = module.function(name, KERNEL)
         count = len(spec.all_buffers)
         words = [
             f.load("ptr" if i < count else "i64", f.gep("i64", "%args", i), 8)

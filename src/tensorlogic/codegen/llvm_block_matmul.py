@@ -14,7 +14,7 @@ from math import ceil
 from typing import Any
 
 from tensorlogic.codegen import llvm_interleaved, llvm_interleaved_panels
-from tensorlogic.codegen.emit import Module, Value
+from tensorlogic.codegen.emit import KERNEL, Module, Value
 from tensorlogic.codegen.instructions import STORED
 from tensorlogic.codegen.llvm import emit_kernel
 from tensorlogic.codegen.llvm_block_panels import (
@@ -111,7 +111,7 @@ def _driver(spec: Matmul, target: Target | None) -> type[_Blocks]:
 
 
 def block_matmul_kernel(spec: Matmul, name: str, lanes: int, target: Target | None) -> str:
-    """A module with `void name(ptr args, i64 lo, i64 hi, ptr scratch)`, which imports
+    """A module with the kernel `name` (its arguments: see llvm.py), which imports
     `block_libraries`. The argument words are those of the spec."""
     module = Module()
     _driver(spec, target)(
@@ -296,14 +296,15 @@ class _Floats(_Blocks):
             f.store("ptr", pointer, f.gep("i64", args, i), 8)
         for i, number in enumerate((self.size["b_n"], blocks), 3):
             f.store("i64", number, f.gep("i64", args, i), 8)
-        bounds = (("i64", "0"), ("i64", count))
-        f.call("void", _decode_name(self.spec.b_dtype), ("ptr", args), *bounds, ("ptr", "null"))
-        given = [("i64", str(n)) for n in (_FLOATS, 1, count, 1, kc)]
+        values = args, "0", count, "null", "0"
+        given = [(type_, value) for (type_, _), value in zip(KERNEL, values, strict=True)]
+        f.call("void", _decode_name(self.spec.b_dtype), *given)
+        numbers = [("i64", str(n)) for n in (_FLOATS, 1, count, 1, kc)]
         f.call(
             "void",
             pack_name(("f32", "k"), nr),
             ("ptr", self.decoded),
-            *given,
+            *numbers,
             ("ptr", self.packed_b),
         )
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tensorlogic.codegen.emit import Function, Module, Value, constant, f32, vector
+from tensorlogic.codegen.emit import KERNEL, Function, Module, Value, constant, f32, vector
 from tensorlogic.codegen.llvm_blocks import BLOCKS, BlockType
 from tensorlogic.codegen.llvm_dots import places, record_bytes
 from tensorlogic.codegen.llvm_unit import Target
@@ -195,8 +195,7 @@ def interleave(name: str) -> str:
     """A module with a kernel that writes groups lo to hi as lines: its argument words are the
     addresses of the rows and of the lines, and the units of a row."""
     lines, module = LINES[name], Module()
-    args = [("ptr", "args"), ("i64", "lo"), ("i64", "hi"), ("ptr", "scratch")]
-    f = module.function(interleave_name(name), args)
+    f = module.function(interleave_name(name), KERNEL)
     source, to = (f.load("ptr", f.gep("i64", "%args", i), 8) for i in range(2))
     units = f.load("i64", f.gep("i64", "%args", 2), 8)
     row = f.mul(units, lines.type.nbytes)

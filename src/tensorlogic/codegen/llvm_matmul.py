@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import ceil
 
-from tensorlogic.codegen.emit import ArgType, Function, Module, Value, vector
+from tensorlogic.codegen.emit import KERNEL, ArgType, Function, Module, Value, vector
 from tensorlogic.codegen.instructions import STORED
 from tensorlogic.codegen.llvm import Emitter
 from tensorlogic.codegen.llvm_few_rows import (
@@ -147,7 +147,7 @@ def shares(M: int, N: int, batches: int, tile: Tile, threads: int) -> tuple[int,
 
 
 def matmul_kernel(spec: Matmul, name: str, lanes: int) -> str:
-    """A module with `void name(ptr args, i64 lo, i64 hi, ptr scratch)`, which imports `libraries`.
+    """A module with the kernel `name` (its arguments: see llvm.py), which imports `libraries`.
 
     The argument words are those of the spec: the addresses of a, b and its buffers, then
     MATMUL_PARAMS and its params.
@@ -221,8 +221,7 @@ class Driver:
     """The kernel's own function: strips, slices of K, panels, and the epilogue."""
 
     def __init__(self, module: Module, spec: Matmul, name: str, tile: Tile) -> None:
-        args = [("ptr", "args"), ("i64", "lo"), ("i64", "hi"), ("ptr", "scratch")]
-        f = self.f = module.function(name, args)
+        f = self.f = module.function(name, KERNEL)
         self.spec, self.tile = spec, tile
         count = len(spec.buffers) + 2
         words = [
@@ -251,7 +250,7 @@ class Driver:
     def write(self) -> None:
         f, tile, size = self.f, self.tile, self.size
         few = self.few_rows()
-        nb, is_few = str(tile.nb), "false"
+        nb, is_few, later = str(tile.nb), "false", f.icmp("ne", "i64", "%turn", 0)
         if few:
             is_few = f.icmp("sle", "i64", size["M"], FEW)
             nb = f.select(is_few, "i64", str(STRIP), nb)
@@ -268,9 +267,11 @@ class Driver:
             n0 = f.mul(at, nb)
             n1 = f.smin(f.add(n0, nb), size["N"])
             if few:
-                new = f.op(
-                    "or", "i1", f.icmp("eq", "i64", c.index, first), f.icmp("eq", "i64", at, 0)
-                )
+                # Of one batch entry they are there since the thread's first turn.
+                one = f.op("and", "i1", f.icmp("eq", "i64", size["batches"], 1), later)
+                begins = f.icmp("eq", "i64", c.index, first)
+                begins = f.select(one, "i1", "false", begins)
+                new = f.op("or", "i1", begins, f.icmp("eq", "i64", at, 0))
                 with f.when(f.op("and", "i1", is_few, new)):
                     make_records(f, few, self.spec.a_dtype, size, partial(self._row_of_a, batch))
             with f.loop(start, stop, tile.strips) as s:

@@ -1,7 +1,7 @@
 """Kernels whose folds are rows of blocks times a vector (`BlockDot`).
 
-A part of the parallel range rounds each vector to integers once, into its scratch memory. Then it
-takes some rows at a time: their sums come from `dots` (llvm_dots.py), and what the kernel does with
+A thread rounds each vector to integers once, into its scratch memory. Then it takes some rows at a
+time: their sums come from `dots` (llvm_dots.py), and what the kernel does with
 them is a loop over these rows, in lanes where nothing else is folded.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from tensorlogic.codegen import llvm_interleaved
 from tensorlogic.codegen.emit import Module, Value
 from tensorlogic.codegen.instructions import STORED
-from tensorlogic.codegen.llvm import Emitter, emit_kernel
+from tensorlogic.codegen.llvm import Emitter, emit_kernel, row_loops
 from tensorlogic.codegen.llvm_blocks import BLOCKS
 from tensorlogic.codegen.llvm_dots import (
     dots_library,
@@ -106,6 +106,13 @@ class RowEmitter(Emitter):
         super().__init__(*args)
         self._types = types
 
+    def parallel(self, s: Stmt, lo: Value, hi: Value) -> None:
+        """Some rows, of which the thread's first come after all vectors have been rounded."""
+        f, every = self.f, row_loops(s)
+        with f.when(f.icmp("eq", "i64", "%turn", 0)), self.scope():
+            self._quantize([fold for loop in every for fold in self._strides(loop)])
+        super().parallel(s, lo, hi)
+
     def rows(self, s: Loop, first: Value, last: Value) -> None:
         strides = self._strides(s)
         if not strides:
@@ -113,7 +120,6 @@ class RowEmitter(Emitter):
             return
         f = self.f
         with f.when(f.icmp("slt", "i64", first, last)), self.scope():
-            records = self._quantized(strides)
             sums = {d: Buffer(f"sums{i}", "f32") for i, d in enumerate(strides)}
             # Groups of interleaved rows reach beyond both ends of a tile.
             rooms = {b: f.alloca("float", TILE + 2 * ROWS) for b in sums.values()}
@@ -125,7 +131,7 @@ class RowEmitter(Emitter):
                 self.bind(top, tile.index)
                 self.bind(bottom, end)
                 for fold, buffer in sums.items():
-                    self._sums(s, fold, (tile.index, f.sub(end, tile.index)), by, records, buffer)
+                    self._sums(s, fold, (tile.index, f.sub(end, tile.index)), by, buffer)
                 body = self._with_sums(s, sums, top)
                 plain = all(isinstance(t, Store | Check) for t in body)
                 kind = "vector" if plain else "serial"
@@ -145,21 +151,20 @@ class RowEmitter(Emitter):
                     raise ValueError("a dot of interleaved rows whose rows can't be told")
         return found
 
-    def _quantized(self, dots: Mapping[Fold, object]) -> dict[str, Value]:
-        """The records of each vector, made now."""
+    def _quantize(self, dots: Sequence[Fold]) -> None:
+        """Make the records of each vector."""
         f = self.f
-        made: dict[str, Value] = {}
+        done: set[str] = set()
         for fold in dots:
             dot = fold.dot
             assert dot is not None
             key = _vector_of(dot)
-            if key in made:
+            if key in done:
                 continue
-            made[key] = self.areas[key]
+            done.add(key)
             x = f.gep(STORED[dot.x.dtype], self.pointers[dot.x], self.scalar(dot.x_at))
-            given = (("ptr", x), ("ptr", made[key]), ("i64", self.scalar(dot.blocks)))
+            given = (("ptr", x), ("ptr", self.areas[key]), ("i64", self.scalar(dot.blocks)))
             f.call("void", quantize_name(dot.quant, dot.x.dtype), *given)
-        return made
 
     def _sums(
         self,
@@ -167,7 +172,6 @@ class RowEmitter(Emitter):
         fold: Fold,
         rows: tuple[Value, Value],
         strides: Mapping[Fold, Value],
-        records: Mapping[str, Value],
         to: Buffer,
     ) -> None:
         """The sums of some rows: `rows` are the first one and their number."""
@@ -184,7 +188,7 @@ class RowEmitter(Emitter):
             out, count = f.gep("float", out, f.sub(0, before)), f.add(count, before)
         w = f.gep("i8", self.pointers[dot.weights], at)
         given = [("ptr", w), ("i64", strides[fold]), ("i64", count)]
-        given += [("ptr", records[_vector_of(dot)]), ("i64", "0"), ("i64", blocks)]
+        given += [("ptr", self.areas[_vector_of(dot)]), ("i64", "0"), ("i64", blocks)]
         given += [("ptr", out), ("i64", "0")]
         f.call("void", name(dot.quant, 1), *given)
 

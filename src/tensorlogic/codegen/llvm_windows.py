@@ -19,7 +19,7 @@ from tensorlogic.kernels.spec import Matmul
 
 
 def window_kernel(spec: Matmul, name: str, lanes: int) -> str:
-    """A module with `void name(ptr args, i64 lo, i64 hi, ptr scratch)`, like `matmul_kernel`."""
+    """A module with the kernel `name` (its arguments: see llvm.py), like `matmul_kernel`."""
     module = Module()
     tile = TILES[lanes]
     _pack_windows(module, spec.b_dtype, tile)

@@ -18,10 +18,9 @@ from tensorlogic.schedule.emit import Step, step_text
 
 CHUNK = 16_384
 """Elements in a chunk of work, about: some microseconds."""
-SETUP = 16
-"""Elements that the rows of a chunk touch for each one that is computed before them."""
-PARTS = 64, 8
-"""Chunks for each thread at most: of other kernels, and of those that round vectors first."""
+PARTS = 64, 4
+"""Chunks for each thread at most: of other kernels, and of those with rows of blocks, where each
+chunk begins to stream memory anew."""
 STREAMED = 16 << 20
 """Bytes of results from which on a kernel stores past the caches."""
 
@@ -88,9 +87,6 @@ def _launch(step: Step, name: str) -> tuple[str, int, int, int]:
     if isinstance(body, Loop) and body.kind == "flat":  # whole vectors, and whole cache lines
         unit = 64 if step.cost == 1 or step.work < 512 * threads() else 256
         chunk = -(-chunk // unit) * unit
-    if step.setup:  # each chunk computes it: many rows for one of it, but some for each thread
-        worth = SETUP * step.setup // step.cost
-        chunk = max(chunk, min(worth, -(-step.work // (2 * threads()))))
     if step.interleaved:  # whole groups
         chunk = -(-chunk // ROWS) * ROWS
     return name, words, step.work, chunk

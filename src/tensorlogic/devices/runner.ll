@@ -1,6 +1,9 @@
 ; The native runner: it walks programs, alone or with the worker threads of the pool.
 ;
-; A program is data: launch records that are run in order, each split into chunks of its range.
+; A program is data: launch records that are run in order, each split into chunks of its range. A
+; launch's function gets its words, the range of a chunk, scratch memory of the thread, and a number
+; that is 0 in the first chunk of a launch that the thread takes: what it leaves in the scratch memory
+; then is still there in its further ones.
 ;
 ;   %program   { pool, count, scratch bytes, small, stop, thread state, current launch }, the last in
 ;              a line of its own, then the records
@@ -226,7 +229,7 @@ run:
   %lo = mul i64 %c, %chunk
   %end = add i64 %lo, %chunk
   %hi = call i64 @llvm.smin.i64(i64 %end, i64 %work)
-  call void %function(ptr %words, i64 %lo, i64 %hi, ptr %scratch)
+  call void %function(ptr %words, i64 %lo, i64 %hi, ptr %scratch, i64 %mine)
   br i1 %leads, label %look, label %ran
 look:
   %due.looked = call i64 @look_for_signals(ptr %program, i64 %due)
@@ -291,7 +294,7 @@ parts:
 part:
   %end = add i64 %lo, %chunk
   %hi = call i64 @llvm.smin.i64(i64 %end, i64 %work)
-  call void %function(ptr %words, i64 %lo, i64 %hi, ptr %scratch)
+  call void %function(ptr %words, i64 %lo, i64 %hi, ptr %scratch, i64 %lo)
   br i1 %is.small, label %ran, label %look
 look:
   %due.looked = call i64 @look_for_signals(ptr %program, i64 %due)
@@ -884,6 +887,6 @@ out:
 }
 
 ; A launch's function that does nothing.
-define void @nothing(ptr %words, i64 %lo, i64 %hi, ptr %scratch) nounwind {
+define void @nothing(ptr %words, i64 %lo, i64 %hi, ptr %scratch, i64 %turn) nounwind {
   ret void
 }

@@ -9,7 +9,6 @@ from tensorlogic.kernels.ir import Expr, nodes_of
 from tensorlogic.schedule.affine import Affine, LoopVar, collapse
 from tensorlogic.schedule.lower import Lowering
 
-
 SHORT = 2
 """Turns of an innermost loop up to which the loop around it runs in lanes."""
 
@@ -52,7 +51,6 @@ class Loops:
             static = any(v.static for v in deepest) and not taps
             if (row_score > score or taps) and not static and not along_row.static:
                 self.vector_row = self.rows.pop()
-
 
     def _is_short(self) -> bool:
         """Whether the innermost loop would leave lanes empty that the one around it fills."""
