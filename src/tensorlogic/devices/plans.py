@@ -213,9 +213,15 @@ class CpuCall:
 
     def _allocated(self, leaves: Sequence[Node]) -> list[Memory]:
         """The memory of each root; some take that of a leaf."""
-        results: list[Memory] = [Memory.allocate(nbytes) for nbytes in self._sizes]
-        for i, (place, number) in self._taken.items():
-            results[i] = leaf_memory(*((self._order, place) if number < 0 else (leaves, number)))
+        results: list[Memory] = []
+        for i, nbytes in enumerate(self._sizes):
+            place, number = self._taken.get(i, (-1, -1))
+            if place < 0:
+                results.append(Memory.allocate(nbytes))
+            elif number < 0:
+                results.append(leaf_memory(self._order, place))
+            else:
+                results.append(leaf_memory(leaves, number))
         return results
 
 
