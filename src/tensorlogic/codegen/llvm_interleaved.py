@@ -83,8 +83,11 @@ class Unit:
     lines: dict[int, Value] = field(default_factory=dict)
 
     def line(self, j: int) -> Value:
+        """A line. Memory is read ahead for loads that go through it in order, which nothing but
+        `volatile` keeps: as the compiler has them, Q4_K is read at 0.8 of the speed."""
         if j not in self.lines:
-            self.lines[j] = self.f.load(WHOLE, self.f.gep("i8", self.pointer, LINE * j), LINE)
+            at = self.f.gep("i8", self.pointer, LINE * j)
+            self.lines[j] = self.f.assign(f"load volatile {WHOLE}, ptr {at}, align {LINE}")
         return self.lines[j]
 
     def digits(self, word: Word, moved: bool = False) -> Value:
@@ -126,7 +129,7 @@ def _scales_32(u: Unit) -> Scales:
 def _scales_4k(u: Unit) -> Scales:
     """Eight scales and eight minimums of six bits in three words (see quants.py)."""
     f = u.f
-    first, second, third = (u.line(j) for j in (1, 2, 3))
+    _, first, second, third = (u.line(j) for j in range(4))
 
     def down(x: Value, n: int) -> Value:
         return f.op("lshr", WHOLE, x, constant("i32", ROWS, str(n)))
