@@ -16,11 +16,11 @@ from tensorlogic.kernels.check import check_kernel
 from tensorlogic.kernels.ir import Fold, Kernel, Loop, walk
 from tensorlogic.schedule.emit import Step, step_text
 
-CHUNK = 16_384
-"""Elements in a chunk of work, about: some microseconds."""
-PARTS = 64, 4
-"""Chunks for each thread at most: of other kernels, and of those with rows of blocks, where each
-chunk begins to stream memory anew."""
+CHUNK, STREAM = 16_384, 131_072
+"""Elements in a chunk of work, about: some microseconds, and if there is enough for all threads so
+many that what a chunk reads is one long stream of memory."""
+FEW, MANY = 4, 64
+"""Chunks for each thread: so many are enough, if they are of that size, and so many at most."""
 STREAMED = 16 << 20
 """Bytes of results from which on a kernel stores past the caches."""
 
@@ -80,9 +80,11 @@ def _launch(step: Step, name: str) -> tuple[str, int, int, int]:
     if not isinstance(step.kernel, Kernel):
         work, chunk, _ = products.product_units(step)
         return name, words, work, chunk
-    parts = PARTS[products.has_dots(step.kernel)] * threads()
-    share = -(-step.work // parts)
-    chunk = max(1, CHUNK // step.cost, share)
+    elements, share = step.work * step.cost, -(-step.work // (MANY * threads()))
+    if products.has_dots(step.kernel):
+        share = -(-step.work // (FEW * threads()))
+    most = min(max(CHUNK, elements // (FEW * threads())), STREAM)
+    chunk = max(1, most // step.cost, share)
     body = step.kernel.body[-1]
     if isinstance(body, Loop) and body.kind == "flat":  # whole vectors, and whole cache lines
         unit = 64 if step.cost == 1 or step.work < 512 * threads() else 256
