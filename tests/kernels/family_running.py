@@ -24,7 +24,8 @@ from tensorlogic.schedule.fuse import schedule
 from tensorlogic.settings import Settings
 from tests.kernels.kernel_running import Fenced
 
-CALL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+_POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
+CALL = ctypes.CFUNCTYPE(None, _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER)
 Array = Any
 
 
@@ -62,7 +63,7 @@ def run(result: tl.Tensor, lanes: int) -> Array:
         args, room = np.array(words, np.int64), np.full(scratch + 64, 0xFF, np.uint8)
         start = room.ctypes.data + -room.ctypes.data % 64
         for i in range(work):
-            call(args.ctypes.data, i, i + 1, start)
+            call(args.ctypes.data, i, i + 1, start, i)
     node = result._node
     out = memory[id(node)].array.view(MEMORY[node.dtype.ir])
     return out.reshape(node.shape).copy()

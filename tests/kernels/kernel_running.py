@@ -16,7 +16,8 @@ from tensorlogic.kernels.interpret import evaluate
 from tensorlogic.kernels.ir import Kernel
 
 _libc = ctypes.CDLL(None)
-_CALL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+_POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
+_CALL = ctypes.CFUNCTYPE(None, _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER)
 
 
 class Fenced:
@@ -51,7 +52,7 @@ def launch(
     params: Mapping[str, float],
     ranges: list[tuple[int, int]],
 ) -> dict[str, Any]:
-    """Run the parts [lo, hi) of a kernel; the buffers as they are afterwards."""
+    """Run the parts [lo, hi) of a kernel on one thread; the buffers as they are afterwards."""
     # Buffers that start at one address are one memory.
     fenced = {a.ctypes.data: Fenced(a.view(np.uint8)) for a in buffers.values()}
     words = [fenced[buffers[b.name].ctypes.data].address for b in kernel.buffers]
@@ -60,6 +61,6 @@ def launch(
         words.append(int(np.float32(value).view(np.int32)) if p.dtype == "f32" else int(value))
     arguments = (ctypes.c_int64 * len(words))(*words)
     scratch = Fenced(np.zeros(int(evaluate(scratch_bytes(kernel), params)), np.uint8))
-    for lo, hi in ranges:
-        function(ctypes.addressof(arguments), lo, hi, scratch.address)
+    for turn, (lo, hi) in enumerate(ranges):
+        function(ctypes.addressof(arguments), lo, hi, scratch.address, turn)
     return {n: fenced[a.ctypes.data].array.view(a.dtype) for n, a in buffers.items()}

@@ -36,7 +36,7 @@ def test_the_interpreter_keeps_it_for_each_part():
 
 
 @pytest.mark.parametrize("lanes", LANES)
-def test_each_chunk_of_rows_computes_it(lanes):
+def test_the_first_rows_of_a_thread_compute_it(lanes):
     sample = SAMPLES["prologue"]
     buffers, params = buffers_of(sample, np.random.default_rng(1))
     function = compiled({f"prologue{lanes}": (sample.kernel, lanes)})[f"prologue{lanes}"]

@@ -139,8 +139,8 @@ def growth(work, warm, turns):
 f = tl.function(lambda x, w: tl.relu(x @ w) + 1)
 x, w = tl.ones([4, 3]), tl.ones([3, 2])
 calls = growth(lambda i: tl.eval(f(x, w)), 2_000, 100_000)
-z = tl.ones([2000])
-graphs = growth(lambda i: tl.eval(z[: i + 1] * 2 + z[i]), 600, 1000)
+z = tl.ones([2400])
+graphs = growth(lambda i: tl.eval(z[: i + 1] * 2 + z[i]), 1200, 1000)  # once all tables are full
 big = growth(lambda i: tl.eval(tl.zeros([1000 + i, 2000]) + 1), 5, 100)
 print(calls, graphs, big)
 """

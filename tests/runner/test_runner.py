@@ -16,11 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensorlogic.codegen.emit import Module, f32
+from tensorlogic.codegen.emit import KERNEL, Module, f32
 from tensorlogic.devices import native, symbols
 from tensorlogic.devices.native import Launch, Patch, Program
-
-KERNEL_ARGS = [("ptr", "args"), ("i64", "lo"), ("i64", "hi"), ("ptr", "scratch")]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
@@ -58,6 +56,25 @@ def test_a_launch_sees_all_of_the_one_before(functions, pool, threads):
         assert data[0].tolist() == [50 * turn] * 1001
         if turn % 25 == 0:
             time.sleep(0.002)  # let the workers sleep
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("small", [False, True])
+def test_a_thread_keeps_what_its_first_chunk_left(functions, pool, threads, small):
+    pool(threads)
+    work = 60
+    out, kept = np.full((2, 3, work), -1, np.int64)
+    program = Program([Launch(functions["turns"], 2, work, 1)] * 3, 64, small)
+    for k in range(3):
+        program.args(k)[0], program.args(k)[1] = out[k].ctypes.data, kept[k].ctypes.data
+    for _ in range(50):
+        out[:] = kept[:] = -1
+        native.run(program)
+        for turns, firsts in zip(out, kept, strict=True):
+            begun = np.flatnonzero(turns == 0) if not small else np.array([0])
+            assert 1 <= len(begun) <= threads
+            assert set(firsts) == set(begun)
+            assert all(firsts[i] <= i for i in range(work))
 
 
 def test_programs_are_patched_between_runs(functions):
@@ -258,7 +275,7 @@ def flushing_kernels() -> str:
         f.store("i32", str(0x1F80 | 0x8040), word)
         f.call("void", "llvm.x86.sse.ldmxcsr", ("ptr", word))
     f.ret()
-    f = module.function("half", KERNEL_ARGS)
+    f = module.function("half", KERNEL)
     out = f.load("ptr", "%args")
     least = f.load("float", f.gep("float", out, 1))
     with f.loop("%lo", "%hi"):
@@ -274,7 +291,7 @@ def test_subnormals_are_kept_whatever_the_caller_set():
     out = np.array([0, np.finfo(np.float32).tiny], np.float32)
     program = Program([Launch(addresses["half"], 1, 1, 1)])
     program.words[0] = out.ctypes.data
-    bare = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4)(addresses["half"])
+    bare = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5)(addresses["half"])
     flush = ctypes.CFUNCTYPE(None)(addresses["flush"])
     bits, seen = out.view(np.int32), {}  # to read a subnormal as a float would flush it, too
 
@@ -282,7 +299,7 @@ def test_subnormals_are_kept_whatever_the_caller_set():
         flush()
         native.run(program)
         seen["runner"] = int(bits[0])
-        bare(program.address + 8 * (16 + 24), 0, 1, 0)
+        bare(program.address + 8 * (16 + 24), 0, 1, 0, 0)
         seen["caller"] = int(bits[0])
 
     thread = threading.Thread(target=job)
