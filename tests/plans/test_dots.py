@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from tensorlogic.codegen.emit import Module
 from tensorlogic.codegen.llvm_rows import emit_dot_kernel
 from tensorlogic.creation import from_storage
 from tensorlogic.kernels.check import KernelError, check_kernel
-from tensorlogic.kernels.ir import Fold, Kernel, Split, const, walk
+from tensorlogic.kernels.ir import Fold, Kernel, Loop, Split, const, nodes_of, walk
 from tensorlogic.kernels.rename import Renaming
 from tensorlogic.kernels.spec import Attention, Matmul
 from tensorlogic.quants import QUANTS
@@ -164,3 +166,40 @@ def test_without_a_fast_product_the_fold_is_printed() -> None:
     (kernel,) = kernels(tl.linear(tl.ones([1, 64]), quantized(40, "Q5_0")))
     assert dots(kernel)
     assert calls(kernel) == []
+
+
+def test_rows_that_end_in_a_cache_are_even_all_the_same() -> None:
+    """Heads and rows of a head are two numbers to the cache, and one to the blocks."""
+    cache, at = tl.zeros([4, 16, 10]), tl.tensor(3, dtype=tl.int32)
+    tl.eval(cache, at)
+    heads = tl.linear(tl.ones([1, 64]), quantized(40)).reshape(1, 4, 10).permute(1, 0, 2)
+    (kernel,) = kernels(cache.update(at, heads, axis=1))
+    (fold,) = dots(kernel)
+    assert fold.dot is not None
+    assert {n.op for n in nodes_of(fold.dot.at)} <= {"add", "mul", "param", "const", "index"}
+    assert calls(kernel) == ["quantize_q4_0_f16", "dots1_q4_0"]
+
+
+def test_a_thread_rounds_the_vectors_of_all_parts_before_its_first_rows() -> None:
+    x, y = tl.ones([1, 64]), tl.full([1, 64], 2.0)
+    module = Module()
+    (kernel,) = kernels(tl.linear(x, quantized(40)) + tl.linear(y, quantized(40, "Q8_0")))
+    emit_dot_kernel(module, kernel, "k", 8, TYPES)
+    text = module.text()
+    first = text.index("icmp eq i64 %turn, 0")
+    rounds = [m.start() for m in re.finditer(r"call void @quantize_", text)]
+    assert len(rounds) == 2
+    assert first < rounds[0] < rounds[1] < text.index("call void @dots1_")
+
+
+def test_lanes_run_along_pairs() -> None:
+    """The loop over the two of a pair would fill two lanes."""
+    turned = tl.rope(tl.ones([4, 1, 64]), tl.tensor(5, dtype=tl.int32), layout="pairs")
+    (kernel,) = kernels(turned)
+    (rows,) = kernel.body
+    assert isinstance(rows, Loop)
+    (along,) = rows.body
+    assert isinstance(along, Loop)
+    (two,) = along.body
+    assert isinstance(two, Loop)
+    assert (rows.kind, along.kind, two.kind) == ("parallel", "vector", "serial")
