@@ -16,7 +16,7 @@ from tensorlogic.kernels.check import check_kernel
 from tensorlogic.kernels.ir import Fold, Kernel, Loop, walk
 from tensorlogic.schedule.emit import Step, step_text
 
-CHUNK, STREAM = 16_384, 131_072
+CHUNK, STREAM = 16_384, 524_288
 """Elements in a chunk of work, about: some microseconds, and if there is enough for all threads so
 many that what a chunk reads is one long stream of memory."""
 FEW, MANY = 4, 64
