@@ -221,3 +221,11 @@ def evenly(index: Affine, groups: Sequence[Sequence[LoopVar]]) -> int:
         for v in group:
             weight *= v.extent
     return step
+
+
+def strides_along(at: Affine, *loops: list[LoopVar]) -> list[int] | None:
+    """The stride of an address along each of several loops; None where one is not even."""
+    groups = [collapse(g, [at], set()) for g in loops]
+    if any(len(g) > 1 for g in groups):
+        return None
+    return [at.coefficient(g[-1][-1]) if g else 0 for g in groups]

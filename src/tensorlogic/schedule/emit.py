@@ -31,7 +31,7 @@ from tensorlogic.kernels.ir import (
 )
 from tensorlogic.kernels.spec import BATCH, COL, ROW, Attention, Matmul, text_of
 from tensorlogic.quants import QUANTS
-from tensorlogic.schedule.affine import Affine, LoopVar, collapse, dense, evenly
+from tensorlogic.schedule.affine import Affine, LoopVar, collapse, dense, evenly, strides_along
 from tensorlogic.schedule.loops import Loops, in_order, indices_of
 from tensorlogic.schedule.lower import Lowering, Materialise
 from tensorlogic.schedule.records import BufferRef, CheckRecord, FoldRecord, Product
@@ -423,10 +423,10 @@ def _strides(
     windows if it is. Raises Materialise for an operand that has to be stored first."""
     depth, pads = in_order(product.k), product.borders.pads
     a_at, b_at = product.a.attr[1], product.b.attr[1]
-    a, b = _walk(a_at, batch, rows, depth), _walk(b_at, batch, cols, depth)
+    a, b = strides_along(a_at, batch, rows, depth), strides_along(b_at, batch, cols, depth)
     if a and b and not pads:
         return [*a, b[0], b[2], b[1]], (_along(a, "m"), _along(b, "n")), None
-    rest = _walk(a_at, [], rows, depth)
+    rest = strides_along(a_at, [], rows, depth)
     if rest is None:
         raise Materialise(product.node.args[0])
     window = None
@@ -436,14 +436,6 @@ def _strides(
         raise Materialise(pads[-1] if pads else product.node.args[a is not None])
     a_batch, b_batch = window.batch
     return [a_batch, *rest[1:], b_batch, window.b_k, window.b_n], (_along(rest, "m"), None), window
-
-
-def _walk(at: Affine, *loops: list[LoopVar]) -> list[int] | None:
-    """The stride of an address along each of several loops; None where one is not even."""
-    groups = [collapse(g, [at], set()) for g in loops]
-    if any(len(g) > 1 for g in groups):
-        return None
-    return [at.coefficient(g[-1][-1]) if g else 0 for g in groups]
 
 
 def _along(strides: list[int], axis: str) -> str | None:
