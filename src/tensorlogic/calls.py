@@ -1,7 +1,7 @@
-"""Ready calls: small calls of a traced function whose inputs are there run at once.
+"""Ready calls: light calls of a traced function whose inputs are there run at once.
 
 Recording a call, finding its plan again and evaluating it costs more than a small kernel does.
-Where nothing can be gained by waiting (every input has its values, the plan is small and checks no
+Where little can be gained by waiting (every input has its values, the plan is light and checks no
 values, nothing is updated in place) the call is computed when it is made. What it returns is the
 same either way.
 """

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from tensorlogic.codegen.dialects import BODY_MARK
 from tests.metal.clang import clang
 
 STANDIN = Path(__file__).with_name("standin") / "cuda_builtins.h"
@@ -25,6 +26,17 @@ class CudaError(Exception):
 def check_cuda(text: str) -> None:
     """Raises CudaError unless clang takes the text."""
     _run([clang(), *FLAGS, "-fsyntax-only", "-"], text)
+
+
+def check_waits(text: str) -> None:
+    """Raises CudaError unless the kernel waits for the launches before it in its first line, since
+    it may start early (devices/cuda.py), and unless each load is one that has to stay behind that
+    line: those of memory that never changes could be moved before it."""
+    body = text.split(BODY_MARK)[1]
+    if not re.search(r"^KERNEL\([^{]*\) \{\n    EARLIER_DONE\(\);\n", body, re.MULTILINE):
+        raise CudaError("the kernel does not begin with EARLIER_DONE")
+    if found := re.search(r"__restrict__|__ldg|\.nc\b", text):
+        raise CudaError(f"{found.group()} loads memory as if it never changed")
 
 
 def nvcc() -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.attention_texts import CASES, launches
-from tests.cuda.checker import check_cuda, compile_all
+from tests.cuda.checker import check_cuda, check_waits, compile_all
 
 SOURCES = {name: launch.source for name, _, launch in launches("cuda")}
 
@@ -15,6 +15,7 @@ SOURCES = {name: launch.source for name, _, launch in launches("cuda")}
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_well_formed(name: str) -> None:
     check_cuda(SOURCES[name])
+    check_waits(SOURCES[name])
 
 
 def test_both_forms_compile(tmp_path: Path) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from tensorlogic.codegen import clike, forms, gpu_matmul
 from tensorlogic.codegen.dialects import BODY_MARK
 from tensorlogic.codegen.forms import Form
+from tensorlogic.devices.cuda_driver import STARTS_EARLY
 from tensorlogic.kernels.check import KernelError
 from tensorlogic.kernels.ir import (
     Barrier,
@@ -23,7 +22,7 @@ from tensorlogic.kernels.ir import (
     param,
 )
 from tests.cuda import checker
-from tests.cuda.checker import CudaError, check_cuda, compile_all
+from tests.cuda.checker import CudaError, check_cuda, check_waits, compile_all
 from tests.gpu_texts import MATMULS, matmul_text, texts
 from tests.kernels.samples import SAMPLES
 
@@ -76,14 +75,30 @@ def test_bodies_are_equal_line_for_line():
             assert metal == cuda, name
 
 
-def test_no_text_touches_memory_before_it_waits():
-    """Launches may start early (devices/cuda.py): kernels wait in their first line, and no load
-    may be taken for one of memory that never changes, which could be moved before it."""
+def test_every_kernel_waits_before_it_touches_memory():
     for text in (*TEXTS.values(), *(matmul_text(n, "cuda", t) for n in MATMULS for t in TILES)):
-        kernel = text[text.index("KERNEL(", text.index(BODY_MARK)) :]
-        assert re.search(r"\) \{\n    EARLIER_DONE\(\);\n", kernel)
-        assert "__restrict__" not in text
-        assert ".nc." not in text
+        check_waits(text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("    EARLIER_DONE();\n", ""),
+        ("    EARLIER_DONE();\n", "    const half first = x[0];\n    EARLIER_DONE();\n"),
+        ("const T* name", "const T* __restrict__ name"),
+        ("m = max_nan(m, m_other);", "m = __ldg(x);"),
+        ('"cvt.f32.f16 %0, %1;"', '"ld.global.nc.f32 %0, [%1];"'),
+    ],
+)
+def test_a_kernel_that_does_not_wait_is_rejected(old, new):
+    assert old in SOFTMAX
+    with pytest.raises(CudaError):
+        check_waits(SOFTMAX.replace(old, new))
+
+
+def test_text_and_device_agree_which_cards_start_kernels_early():
+    major, minor = STARTS_EARLY
+    assert f"#if __CUDA_ARCH__ >= {100 * major + 10 * minor}\n#define EARLIER_DONE()" in SOFTMAX
 
 
 SOFTMAX = TEXTS["softmax"]

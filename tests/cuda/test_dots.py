@@ -15,7 +15,7 @@ from tensorlogic.explain import distinct_steps
 from tensorlogic.kernels.ir import Expr
 from tensorlogic.quants import QUANTS
 from tests.blocks import decoded, ordinary_blocks
-from tests.cuda.checker import check_cuda, compile_all
+from tests.cuda.checker import check_cuda, check_waits, compile_all
 
 MULTIPLIED = [name for name in QUANTS if gpu_dots.can_multiply(name)]
 
@@ -46,6 +46,7 @@ def test_eight_matrices_are_one_launch(kind):
     assert launch.source.count(f"FUNC void dots_{kind}(") == 1
     assert launch.source.count(f" dots_{kind}(") == 2  # and one call
     check_cuda(launch.source)
+    check_waits(launch.source)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Small calls that come again run at once, with the results of recorded ones."""
+"""Light calls that come again run at once, with the results of recorded ones."""
 
 from __future__ import annotations
 
@@ -35,6 +35,16 @@ def test_the_third_call_runs_at_once() -> None:
     assert [computed(f(x, w, 1.5)) for _ in range(4)] == [False, False, True, True]
     assert f(x, w, 2.0).tolist() == [[6.0, 6.0]] * 4
     assert f(x + 1, w, 2.0).tolist() == [[12.0, 12.0]] * 4  # recorded: x + 1 has no values yet
+
+
+@pytest.mark.parametrize(("rows", "ready"), [(4, True), (300, True), (600, False)])
+def test_light_calls_alone_run_at_once(rows: int, ready: bool) -> None:
+    f = tl.function(lambda x: x * 2 + 1)
+    x = tl.full([rows, 1000], 3.0)
+    tl.eval(x)
+    made = [f(x) for _ in range(4)]
+    assert [computed(y) for y in made] == [False, False, ready, ready]
+    assert all((y.numpy() == 7).all() for y in made)
 
 
 def test_tensors_in_lists_and_of_varying_number() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -22,10 +21,8 @@ from tensorlogic.kernels.spec import Attention, Matmul
 from tensorlogic.schedule.emit import Step
 from tensorlogic.schedule.fuse import schedule
 from tensorlogic.settings import Settings
-from tests.kernels.kernel_running import Fenced
+from tests.kernels.kernel_running import CALL, Fenced
 
-_POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
-CALL = ctypes.CFUNCTYPE(None, _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER)
 Array = Any
 
 

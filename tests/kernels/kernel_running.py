@@ -17,7 +17,7 @@ from tensorlogic.kernels.ir import Kernel
 
 _libc = ctypes.CDLL(None)
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
-_CALL = ctypes.CFUNCTYPE(None, _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER)
+CALL = ctypes.CFUNCTYPE(None, _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER)
 
 
 class Fenced:
@@ -42,7 +42,7 @@ def compiled(kernels: Mapping[str, tuple[Kernel, int]]) -> dict[str, Any]:
     module = Module()
     for name, (kernel, lanes) in kernels.items():
         emit_kernel(module, kernel, name, lanes)
-    return {n: _CALL(a) for n, a in compile_module(module.text(), list(kernels)).items()}
+    return {n: CALL(a) for n, a in compile_module(module.text(), list(kernels)).items()}
 
 
 def launch(

@@ -5,8 +5,8 @@
 `args` are 64-bit words: the addresses of the kernel's buffers, then its params (i64 as they are,
 i32 sign-extended, f32 as bits in the low half). [lo, hi) counts from the start of the range and is
 not empty. `scratch` is 64-byte aligned memory of the calling thread for the local buffers
-(`scratch_bytes`). `turn` is 0 in the first part of a launch that a thread runs: what stands before
-the parallel loop, which stores into local buffers, is computed then.
+(`scratch_bytes`). `turn` is 0 in the first part of a launch that a thread runs: what fills that
+memory for all rows is computed then.
 
 Vector loops are written with `<lanes x T>` values, so no optimisation passes are needed. Each
 expression is emitted once per scope, as far out as what it depends on allows. Only `contract` is
@@ -77,6 +77,10 @@ class Emitter(Stores):
             else:
                 assert isinstance(s, Barrier)
         self._volatile.clear()
+
+    def before(self, kernel: Kernel) -> None:
+        """What a thread does before its first rows: it fills the local buffers."""
+        self.block(kernel.body[:-1])
 
     def parallel(self, s: Stmt, lo: Value, hi: Value) -> None:
         """The part [lo, hi) of the kernel's parallel range."""
@@ -442,9 +446,9 @@ def emit_kernel(
         else:
             named[b] = pointer
     emitter.areas = named
-    if kernel.body[:-1]:
+    if kernel.body[:-1] or areas:
         with f.when(f.icmp("eq", "i64", "%turn", 0)), emitter.scope():
-            emitter.block(kernel.body[:-1])
+            emitter.before(kernel)
     emitter.parallel(kernel.body[-1], "%lo", "%hi")
     if streams:  # such stores are in no order with others: what says that they are done comes after
         f.line("fence seq_cst")

@@ -84,7 +84,7 @@ class Unit:
 
     def line(self, j: int) -> Value:
         """A line. Memory is read ahead for loads that go through it in order, which nothing but
-        `volatile` keeps: as the compiler has them, Q4_K is read at 0.8 of the speed."""
+        `volatile` keeps."""
         if j not in self.lines:
             at = self.f.gep("i8", self.pointer, LINE * j)
             self.lines[j] = self.f.assign(f"load volatile {WHOLE}, ptr {at}, align {LINE}")

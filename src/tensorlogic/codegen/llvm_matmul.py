@@ -250,9 +250,12 @@ class Driver:
     def write(self) -> None:
         f, tile, size = self.f, self.tile, self.size
         few = self.few_rows()
-        nb, is_few, later = str(tile.nb), "false", f.icmp("ne", "i64", "%turn", 0)
+        nb, is_few, anew = str(tile.nb), "false", "false"
         if few:
             is_few = f.icmp("sle", "i64", size["M"], FEW)
+            # Records of one batch entry are there since the thread's first turn.
+            several = f.icmp("ne", "i64", size["batches"], 1)
+            anew = f.op("or", "i1", several, f.icmp("eq", "i64", "%turn", 0))
             nb = f.select(is_few, "i64", str(STRIP), nb)
         strips = ceil_div(f, size["M"], tile.strip)
         column_blocks = f.op("sdiv", "i64", f.add(size["N"], f.sub(nb, 1)), nb)
@@ -267,10 +270,7 @@ class Driver:
             n0 = f.mul(at, nb)
             n1 = f.smin(f.add(n0, nb), size["N"])
             if few:
-                # Of one batch entry they are there since the thread's first turn.
-                one = f.op("and", "i1", f.icmp("eq", "i64", size["batches"], 1), later)
-                begins = f.icmp("eq", "i64", c.index, first)
-                begins = f.select(one, "i1", "false", begins)
+                begins = f.op("and", "i1", anew, f.icmp("eq", "i64", c.index, first))
                 new = f.op("or", "i1", begins, f.icmp("eq", "i64", at, 0))
                 with f.when(f.op("and", "i1", is_few, new)):
                     make_records(f, few, self.spec.a_dtype, size, partial(self._row_of_a, batch))

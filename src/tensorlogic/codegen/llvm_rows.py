@@ -1,8 +1,8 @@
 """Kernels whose folds are rows of blocks times a vector (`BlockDot`).
 
 A thread rounds each vector to integers once, into its scratch memory. Then it takes some rows at a
-time: their sums come from `dots` (llvm_dots.py), and what the kernel does with
-them is a loop over these rows, in lanes where nothing else is folded.
+time: their sums come from `dots` (llvm_dots.py), and what the kernel does with them is a loop over
+these rows, in lanes where nothing else is folded.
 """
 
 from __future__ import annotations
@@ -106,12 +106,14 @@ class RowEmitter(Emitter):
         super().__init__(*args)
         self._types = types
 
-    def parallel(self, s: Stmt, lo: Value, hi: Value) -> None:
-        """Some rows, of which the thread's first come after all vectors have been rounded."""
-        f, every = self.f, row_loops(s)
-        with f.when(f.icmp("eq", "i64", "%turn", 0)), self.scope():
-            self._quantize([fold for loop in every for fold in self._strides(loop)])
-        super().parallel(s, lo, hi)
+    def before(self, kernel: Kernel) -> None:
+        """The records of each vector are made, too."""
+        super().before(kernel)
+        folds = [fold for loop in row_loops(kernel.body[-1]) for fold in self._strides(loop)]
+        for key, dot in {_vector_of(fold.dot): fold.dot for fold in folds if fold.dot}.items():
+            x = self.f.gep(STORED[dot.x.dtype], self.pointers[dot.x], self.scalar(dot.x_at))
+            given = (("ptr", x), ("ptr", self.areas[key]), ("i64", self.scalar(dot.blocks)))
+            self.f.call("void", quantize_name(dot.quant, dot.x.dtype), *given)
 
     def rows(self, s: Loop, first: Value, last: Value) -> None:
         strides = self._strides(s)
@@ -150,21 +152,6 @@ class RowEmitter(Emitter):
                 elif fold.dot.interleaved:
                     raise ValueError("a dot of interleaved rows whose rows can't be told")
         return found
-
-    def _quantize(self, dots: Sequence[Fold]) -> None:
-        """Make the records of each vector."""
-        f = self.f
-        done: set[str] = set()
-        for fold in dots:
-            dot = fold.dot
-            assert dot is not None
-            key = _vector_of(dot)
-            if key in done:
-                continue
-            done.add(key)
-            x = f.gep(STORED[dot.x.dtype], self.pointers[dot.x], self.scalar(dot.x_at))
-            given = (("ptr", x), ("ptr", self.areas[key]), ("i64", self.scalar(dot.blocks)))
-            f.call("void", quantize_name(dot.quant, dot.x.dtype), *given)
 
     def _sums(
         self,

@@ -17,10 +17,10 @@ from tensorlogic.kernels.ir import Fold, Kernel, Loop, walk
 from tensorlogic.schedule.emit import Step, step_text
 
 CHUNK, STREAM = 16_384, 524_288
-"""Elements in a chunk of work, about: some microseconds, and if there is enough for all threads so
-many that what a chunk reads is one long stream of memory."""
+"""Elements in a chunk of work, at least, some microseconds; and where there is much work at most,
+so that what a chunk reads is a long stream of memory."""
 FEW, MANY = 4, 64
-"""Chunks for each thread: so many are enough, if they are of that size, and so many at most."""
+"""Chunks for each thread: so many are enough, and so many are the most."""
 STREAMED = 16 << 20
 """Bytes of results from which on a kernel stores past the caches."""
 
@@ -80,11 +80,9 @@ def _launch(step: Step, name: str) -> tuple[str, int, int, int]:
     if not isinstance(step.kernel, Kernel):
         work, chunk, _ = products.product_units(step)
         return name, words, work, chunk
-    elements, share = step.work * step.cost, -(-step.work // (MANY * threads()))
-    if products.has_dots(step.kernel):
-        share = -(-step.work // (FEW * threads()))
-    most = min(max(CHUNK, elements // (FEW * threads())), STREAM)
-    chunk = max(1, most // step.cost, share)
+    parts = (FEW if products.has_dots(step.kernel) else MANY) * threads()
+    stream = min(max(CHUNK, step.work * step.cost // (FEW * threads())), STREAM)
+    chunk = max(1, stream // step.cost, -(-step.work // parts))
     body = step.kernel.body[-1]
     if isinstance(body, Loop) and body.kind == "flat":  # whole vectors, and whole cache lines
         unit = 64 if step.cost == 1 or step.work < 512 * threads() else 256

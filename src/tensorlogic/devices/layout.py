@@ -18,6 +18,9 @@ from tensorlogic.storage import ALIGNMENT
 
 SMALL_WORK = 30_000
 """Elements that a small plan touches at most: no thread or turn of the GIL is worth its while."""
+READY_WORK = 1 << 19
+"""Elements that the plan of a ready call touches at most (calls.py): to record the call would take
+a tenth of its time or more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,8 @@ class Layout:
         touched = sum(s.work * s.cost for s in steps)
         products = sum(m * n * k // 4 for m, n, k in (s.problem for s in steps))
         self.small = touched + products < SMALL_WORK
-        self.ready = self.small and not self.checks and not any(s.in_place for s in steps)
+        light = touched + products < READY_WORK
+        self.ready = light and not self.checks and not any(s.in_place for s in steps)
 
     def _home(self, place: int) -> int:
         return self._aliases.get(place, place)

@@ -32,7 +32,7 @@ _INLINE = object()
 class Plan(Protocol):
     """A schedule made ready to run on a device.
 
-    `ready`: it is small, checks no values and writes nothing in place.
+    `ready`: it is light, checks no values and writes nothing in place.
     """
 
     ready: bool

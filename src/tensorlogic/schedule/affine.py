@@ -211,18 +211,6 @@ def collapse(
     return groups
 
 
-def evenly(index: Affine, groups: Sequence[Sequence[LoopVar]]) -> int:
-    """By how much an index grows from turn to turn where groups of loops (outermost first) run as
-    one, if it is always as much; else 0."""
-    weight = step = index.coefficient(groups[-1][-1])
-    for group in reversed(groups):
-        if index.coefficient(group[-1]) != weight:
-            return 0
-        for v in group:
-            weight *= v.extent
-    return step
-
-
 def strides_along(at: Affine, *loops: list[LoopVar]) -> list[int] | None:
     """The stride of an address along each of several loops; None where one is not even."""
     groups = [collapse(g, [at], set()) for g in loops]

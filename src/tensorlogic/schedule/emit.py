@@ -31,7 +31,7 @@ from tensorlogic.kernels.ir import (
 )
 from tensorlogic.kernels.spec import BATCH, COL, ROW, Attention, Matmul, text_of
 from tensorlogic.quants import QUANTS
-from tensorlogic.schedule.affine import Affine, LoopVar, collapse, dense, evenly, strides_along
+from tensorlogic.schedule.affine import Affine, LoopVar, collapse, dense, strides_along
 from tensorlogic.schedule.loops import Loops, in_order, indices_of
 from tensorlogic.schedule.lower import Lowering, Materialise
 from tensorlogic.schedule.records import BufferRef, CheckRecord, FoldRecord, Product
@@ -205,12 +205,12 @@ class Emitter:
         """An address as a multiple of the row, if it grows from row to row by as much each time,
         also where other addresses of the kernel need the digits of the row."""
         groups, row = self._digits
-        step = evenly(at, groups) if len(groups) > 1 else 0
-        if not step:
+        digits = [v for group in groups for v in group]
+        stride = strides_along(at, digits) if len(groups) > 1 else None
+        if stride in (None, [0]):
             return self.address(at)
-        digits = {v for group in groups for v in group}
         rest = Affine(at.const, {t: c for t, c in at.terms.items() if t not in digits})
-        return self.address(rest) + row * self.number(step)
+        return self.address(rest) + row * self.number(stride[0])
 
     def rewrite(self, root: Expr) -> Expr:
         """The expression with affine loads and values made explicit."""
